@@ -1,0 +1,9 @@
+//! The ZooKeeper protocol as pure state machines: no I/O, no clock, no threads.
+//!
+//! Everything that happens comes in as a value, everything to be done goes out as a value, and time is an argument; so
+//! a run repeats exactly, in the server as in the simulator.
+
+pub mod jute;
+pub mod zxid;
+
+pub mod proto;

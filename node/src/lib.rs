@@ -1,0 +1,1 @@
+//! The ZooKeeper server process: sockets, disk and timers around `node_core`.

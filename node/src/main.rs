@@ -1,0 +1,2 @@
+//! `zookeeper-node`: one ZooKeeper server.
+fn main() {}

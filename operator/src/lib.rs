@@ -1,0 +1,1 @@
+//! The operator: an ensemble from a manifest.

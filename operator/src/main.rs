@@ -1,0 +1,2 @@
+//! `zookeeper-operator`: keeps ZooKeeper ensembles.
+fn main() {}

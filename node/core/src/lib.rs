@@ -7,3 +7,5 @@ pub mod jute;
 pub mod zxid;
 
 pub mod proto;
+
+pub mod quorum;

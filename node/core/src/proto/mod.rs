@@ -9,3 +9,7 @@ pub mod client;
 pub mod multi;
 
 pub mod txn;
+
+pub mod election;
+
+pub mod quorum;

@@ -7,7 +7,7 @@ use crate::proto::client::{CreateMode, CreateRequest, OpCode};
 use crate::proto::code::ErrorCode;
 use crate::proto::data::{StatPersisted, perms};
 use crate::proto::txn::{CreateOp, CreateTxn, Txn};
-use crate::tree::owner;
+use crate::tree::{Owner, TTL_MS_MAX};
 
 impl Check<'_> {
     /// The checks in the order in which Apache makes them: the first that fails is the answer.
@@ -29,7 +29,7 @@ impl Check<'_> {
         if self.node(&path).is_some() {
             return Err(ErrorCode::NODE_EXISTS);
         }
-        if owner::is_session(parent.stat.ephemeral_owner, self.settings.extended_types) {
+        if matches!(self.owner(&parent), Owner::Session(_)) {
             return Err(ErrorCode::NO_CHILDREN_FOR_EPHEMERALS);
         }
         let data_len = request.data.as_ref().map_or(0, |data| data.len());
@@ -47,14 +47,14 @@ impl Check<'_> {
             ctime: self.stamp.time,
             mtime: self.stamp.time,
             ephemeral_owner: match mode {
-                CreateMode::Container => owner::CONTAINER,
-                mode if mode.is_ttl() => owner::ttl(request.ttl),
+                CreateMode::Container => Owner::Container.encode(),
+                mode if mode.is_ttl() => Owner::Ttl(request.ttl).encode(),
                 mode if mode.is_ephemeral() => self.session.0,
                 _ => 0,
             },
             ..StatPersisted::default()
         };
-        self.put(&path, Some(Node::proposed(stat, data_len, &acl)));
+        self.put(&path, Some(Node { stat, children: 0, data_len, acl: acl.clone().into() }));
         let op = match request.op {
             OpCode::Create2 => CreateOp::Create2,
             OpCode::CreateContainer => CreateOp::Container,
@@ -72,12 +72,18 @@ impl Check<'_> {
         if !self.settings.extended_types {
             return Err(ErrorCode::UNIMPLEMENTED);
         }
-        if (1..=owner::MAX_TTL_MS).contains(&ttl) { Ok(()) } else { Err(ErrorCode::BAD_ARGUMENTS) }
+        if (1..=TTL_MS_MAX).contains(&ttl) { Ok(()) } else { Err(ErrorCode::BAD_ARGUMENTS) }
     }
 
     /// Refuses what a hard limit forbids. As in Apache, changes that are under way are not counted.
     pub(super) fn check_quota(&self, path: &str, nodes: i64, bytes: i64) -> Result<(), ErrorCode> {
-        if self.settings.enforce_quota && self.replica.tree.exceeds_quota(path, nodes, bytes) {
+        let Some(quota) = self.settings.enforce_quota.then(|| self.replica.tree().quota(path)).flatten() else {
+            return Ok(());
+        };
+        let over = |limit: Option<i64>, used: i64| limit.is_some_and(|limit| used > limit);
+        if over(quota.limits.count_hard_limit(), quota.usage.count + nodes)
+            || over(quota.limits.byte_hard_limit(), quota.usage.bytes + bytes)
+        {
             return Err(ErrorCode::QUOTA_EXCEEDED);
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::path;
 use crate::proto::code::ErrorCode;
 use crate::proto::data::perms;
 use crate::proto::txn::Txn;
-use crate::tree::owner;
+use crate::tree::Owner;
 
 /// Nodes that the server itself needs.
 const SPECIAL: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"];
@@ -40,7 +40,7 @@ impl Check<'_> {
         if node.children > 0 {
             return Err(ErrorCode::NOT_EMPTY);
         }
-        if owner::is_session(node.stat.ephemeral_owner, self.settings.extended_types) {
+        if matches!(self.owner(&node), Owner::Session(_)) {
             return Err(ErrorCode::BAD_VERSION);
         }
         self.note_delete(&path);
@@ -49,7 +49,7 @@ impl Check<'_> {
 
     /// The paths are those that will be there when the transaction is applied: changes under way are counted in.
     pub(super) fn close_session(&mut self) -> Txn {
-        let mut paths: BTreeSet<String> = self.replica.tree.ephemerals(self.session).into_iter().collect();
+        let mut paths: BTreeSet<String> = self.replica.tree().ephemerals(self.session).into_iter().collect();
         let changed: Vec<String> = self.overlay.paths().map(str::to_owned).collect();
         for path in changed {
             match self.node(&path) {

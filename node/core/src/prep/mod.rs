@@ -62,10 +62,6 @@ pub struct Stamp {
     pub now: Time,
 }
 
-/// A request whose session is served by another member now: its connection must close.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionMoved;
-
 /// The checks, with the changes that are under way.
 #[derive(Debug)]
 pub struct Prep {
@@ -90,7 +86,8 @@ impl Prep {
         Self { settings, overlay: Overlay::default() }
     }
 
-    /// Turns a request into the transaction to propose. A request that fails becomes a [`Txn::Error`].
+    /// Turns a request into the transaction to propose. A request that fails becomes a [`Txn::Error`]; with
+    /// [`ErrorCode::SESSION_MOVED`] its connection closes without an answer.
     pub fn prepare(
         &mut self,
         stamp: Stamp,
@@ -98,13 +95,13 @@ impl Prep {
         replica: &Replica,
         sessions: &mut SessionTracker,
         reconfig: &ReconfigView<'_>,
-    ) -> Result<Txn, SessionMoved> {
+    ) -> Txn {
         self.overlay.forget_applied(replica.last_zxid());
         if let Some(owner) = request.owner.filter(|_| request.op != OpCode::CreateSession) {
             match sessions.check(request.session, owner) {
                 SessionCheck::Alive => {}
-                SessionCheck::Expired => return Ok(error(ErrorCode::SESSION_EXPIRED)),
-                SessionCheck::Moved => return Err(SessionMoved),
+                SessionCheck::Expired => return error(ErrorCode::SESSION_EXPIRED),
+                SessionCheck::Moved => return error(ErrorCode::SESSION_MOVED),
             }
         }
         let mut check = Check {
@@ -116,9 +113,9 @@ impl Prep {
             ids: &request.ids,
         };
         let Ok(decoded) = Request::decode(request.op, request.body.clone()) else {
-            return Ok(error(ErrorCode::MARSHALLING_ERROR));
+            return error(ErrorCode::MARSHALLING_ERROR);
         };
-        Ok(match decoded {
+        match decoded {
             Request::CreateSession { timeout_ms } => {
                 sessions.add(stamp.now, request.session, timeout_ms);
                 if let Some(owner) = request.owner {
@@ -136,7 +133,7 @@ impl Prep {
                 check.reconfig(&change, reconfig).unwrap_or_else(error)
             }
             other => check.single(other).unwrap_or_else(error),
-        })
+        }
     }
 }
 
@@ -159,8 +156,13 @@ impl Check<'_> {
         }
     }
 
+    /// What an owner field means.
+    fn owner(&self, node: &Node) -> crate::tree::Owner {
+        crate::tree::Owner::decode(node.stat.ephemeral_owner, self.settings.extended_types)
+    }
+
     fn node(&self, path: &str) -> Option<Node> {
-        self.overlay.get(&self.replica.tree, path)
+        self.overlay.get(self.replica.tree(), path)
     }
 
     fn put(&mut self, path: &str, node: Option<Node>) {
@@ -171,8 +173,7 @@ impl Check<'_> {
         if self.settings.skip_acl {
             return Ok(());
         }
-        let list = node.acl(&self.replica.tree);
-        if acl::permits(list, perms, self.ids) { Ok(()) } else { Err(ErrorCode::NO_AUTH) }
+        if acl::permits(&node.acl, perms, self.ids) { Ok(()) } else { Err(ErrorCode::NO_AUTH) }
     }
 
     fn fix_up(&self, list: &[Acl]) -> Result<Vec<Acl>, ErrorCode> {

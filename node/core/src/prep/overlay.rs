@@ -6,16 +6,9 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::proto::data::{Acl, StatPersisted};
-use crate::tree::{AclId, DataTree};
+use crate::proto::data::StatPersisted;
+use crate::tree::{AclList, DataTree};
 use crate::zxid::Zxid;
-
-/// A node's access control list: one of the tree's, or one that is on its way there.
-#[derive(Clone, Debug)]
-enum NodeAcl {
-    InTree(AclId),
-    Proposed(Arc<[Acl]>),
-}
 
 /// What a check needs to know of a node.
 #[derive(Clone, Debug)]
@@ -26,29 +19,8 @@ pub struct Node {
     pub children: usize,
     /// Bytes of data.
     pub data_len: usize,
-    acl: NodeAcl,
-}
-
-impl Node {
-    /// A node that is about to be created.
-    #[must_use]
-    pub fn proposed(stat: StatPersisted, data_len: usize, acl: &[Acl]) -> Self {
-        Self { stat, children: 0, data_len, acl: NodeAcl::Proposed(acl.into()) }
-    }
-
-    /// Gives the node another list.
-    pub fn set_acl(&mut self, acl: &[Acl]) {
-        self.acl = NodeAcl::Proposed(acl.into());
-    }
-
-    /// The node's list.
-    #[must_use]
-    pub fn acl<'a>(&'a self, tree: &'a DataTree) -> &'a [Acl] {
-        match &self.acl {
-            NodeAcl::InTree(id) => tree.acl(*id),
-            NodeAcl::Proposed(acl) => acl,
-        }
-    }
+    /// Its access control list.
+    pub acl: AclList,
 }
 
 #[derive(Clone, Debug)]
@@ -74,12 +46,12 @@ impl Overlay {
         if let Some(change) = self.changes.get(path) {
             return change.node.clone();
         }
-        let view = tree.view(path)?;
+        let node = tree.get(path)?;
         Some(Node {
-            stat: view.stat,
-            children: view.children,
-            data_len: view.data_len,
-            acl: NodeAcl::InTree(view.acl),
+            stat: node.persisted(),
+            children: node.num_children(),
+            data_len: node.data().map_or(0, <[u8]>::len),
+            acl: node.acl().clone(),
         })
     }
 

@@ -30,7 +30,7 @@ impl Check<'_> {
         let mut node = self.node(&path).ok_or(ErrorCode::NO_NODE)?;
         self.permit(&node, perms::ADMIN)?;
         node.stat.aversion = next_version(node.stat.aversion, version)?;
-        node.set_acl(&acl);
+        node.acl = acl.clone().into();
         let version = node.stat.aversion;
         self.put(&path, Some(node));
         Ok(Txn::SetAcl { path, acl, version })

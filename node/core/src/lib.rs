@@ -7,3 +7,8 @@ pub mod jute;
 pub mod zxid;
 
 pub mod proto;
+
+pub mod acl;
+pub mod path;
+pub mod replica;
+pub mod tree;

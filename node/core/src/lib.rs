@@ -10,5 +10,8 @@ pub mod proto;
 
 pub mod acl;
 pub mod path;
-pub mod replica;
 pub mod tree;
+
+pub mod read;
+pub mod replica;
+pub mod watch;

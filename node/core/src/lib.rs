@@ -8,4 +8,15 @@ pub mod zxid;
 
 pub mod proto;
 
+pub mod acl;
+pub mod path;
+pub mod tree;
+
+pub mod read;
+pub mod replica;
+pub mod watch;
+
 pub mod quorum;
+
+pub mod prep;
+pub mod session;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::effect::LinkId;
 use crate::zxid::{ServerId, SessionId, Time};
 
 /// Hands out session ids: the server's id in the top byte, then the time of its start, then a counter.
@@ -48,7 +49,7 @@ pub enum Owner {
     /// A client of the leader itself.
     Local,
     /// The learner behind this link.
-    Learner(u64),
+    Learner(LinkId),
 }
 
 /// What the tracker says to a request of a session.
@@ -228,10 +229,10 @@ mod tests {
     #[test]
     fn only_the_owner_writes_until_the_client_moves() {
         let mut tracker = SessionTracker::new(Time(0), 100, [(S, 250)]);
-        assert_eq!(tracker.check(S, Owner::Learner(1)), SessionCheck::Alive);
+        assert_eq!(tracker.check(S, Owner::Learner(LinkId::accepted(1))), SessionCheck::Alive);
         assert_eq!(tracker.check(S, Owner::Local), SessionCheck::Moved);
         assert!(tracker.revalidate(Time(5), S, 250, Owner::Local));
-        assert_eq!(tracker.check(S, Owner::Learner(1)), SessionCheck::Moved);
+        assert_eq!(tracker.check(S, Owner::Learner(LinkId::accepted(1))), SessionCheck::Moved);
         tracker.set_closing(S);
         assert_eq!(tracker.check(S, Owner::Local), SessionCheck::Expired);
     }

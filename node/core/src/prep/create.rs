@@ -14,16 +14,14 @@ impl Check<'_> {
     pub(super) fn create(&mut self, request: CreateRequest) -> Result<Txn, ErrorCode> {
         let mode = CreateMode::from_flags(request.flags).ok_or(ErrorCode::BAD_ARGUMENTS)?;
         self.check_ttl(mode, request.ttl)?;
-        if !request.path.contains('/') || request.path.contains('\0') {
-            return Err(ErrorCode::BAD_ARGUMENTS);
-        }
+        path::validate_roughly(&request.path)?;
         let acl = self.fix_up(&request.acl)?;
         let parent_path = path::parent(&request.path).to_owned();
         let mut parent = self.node(&parent_path).ok_or(ErrorCode::NO_NODE)?;
         self.permit(&parent, perms::CREATE)?;
         let mut path = request.path;
         if mode.is_sequential() {
-            path.push_str(&format!("{:010}", parent.stat.cversion));
+            path = path::with_sequence(&path, parent.stat.cversion);
         }
         path::validate(&path)?;
         if self.node(&path).is_some() {

@@ -9,14 +9,9 @@ use crate::proto::data::perms;
 use crate::proto::txn::Txn;
 use crate::tree::Owner;
 
-/// Nodes that the server itself needs.
-const SPECIAL: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"];
-
 fn deletable(path: &str) -> Result<(), ErrorCode> {
-    if !path.contains('/') || path.contains('\0') || SPECIAL.contains(&path) {
-        return Err(ErrorCode::BAD_ARGUMENTS);
-    }
-    Ok(())
+    path::validate_roughly(path)?;
+    if path::is_special(path) { Err(ErrorCode::BAD_ARGUMENTS) } else { Ok(()) }
 }
 
 impl Check<'_> {

@@ -1,0 +1,163 @@
+//! What only the leader does: it checks requests, proposes transactions, and tracks all sessions.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Clock, Member, Output, Service};
+use crate::effect::{Answer, Input, LinkId};
+use crate::jute::Jute;
+use crate::prep::{Prep, ReconfigView, Stamp, WriteRequest};
+use crate::proto::client::OpCode;
+use crate::proto::data::SessionTimeout;
+use crate::proto::quorum::{ForwardedRequest, Proposal};
+use crate::proto::txn::{TxnEntry, TxnHeader};
+use crate::replica::Replica;
+use crate::session::{Owner, SessionTracker};
+use crate::zxid::{SessionId, Time, Zxid};
+
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub(super) sessions: SessionTracker,
+    prep: Prep,
+    /// Learners' syncs, each until this has been committed.
+    syncs: VecDeque<(Zxid, LinkId)>,
+    containers_due: Time,
+}
+
+impl Leading {
+    pub(super) fn next_deadline(&self) -> Time {
+        self.sessions.next_expiry().map_or(self.containers_due, |expiry| expiry.min(self.containers_due))
+    }
+
+    pub(super) fn committed(&mut self, header: &TxnHeader, inputs: &mut VecDeque<Input>) {
+        if header.op == OpCode::CloseSession as i32 {
+            self.sessions.remove(header.session);
+        }
+        self.answer_syncs(header.zxid, inputs);
+    }
+
+    fn answer_syncs(&mut self, committed: Zxid, inputs: &mut VecDeque<Input>) {
+        while let Some((_, link)) = self.syncs.pop_front_if(|(zxid, _)| *zxid <= committed) {
+            inputs.push_back(Input::Answer { link, answer: Answer::Sync });
+        }
+    }
+}
+
+impl Member {
+    pub(super) fn start_leading(&mut self, clock: Clock, replica: &Replica, out: &mut Output) {
+        let sessions = replica.sessions().iter().map(|(session, timeout_ms)| (*session, *timeout_ms));
+        let leading = Leading {
+            sessions: SessionTracker::new(clock.now, self.settings.tick_ms, sessions),
+            prep: Prep::new(self.settings.prep),
+            syncs: VecDeque::new(),
+            containers_due: clock.now.after(self.settings.container_interval_ms),
+        };
+        self.service = Service::Leader(Box::new(leading));
+        // Nodes of sessions that no longer exist, should a server of another make have left some.
+        let owners = replica.tree().ephemeral_owners();
+        let dead: Vec<SessionId> = owners.filter(|owner| !replica.sessions().contains_key(owner)).collect();
+        for session in dead {
+            self.close_session(clock, session, replica, out);
+        }
+    }
+
+    /// Ends sessions whose time is up, and deletes containers that have served.
+    pub(super) fn leader_tick(&mut self, clock: Clock, replica: &Replica, out: &mut Output) {
+        let Service::Leader(leading) = &mut self.service else { return };
+        for session in leading.sessions.expire(clock.now) {
+            self.close_session(clock, session, replica, out);
+        }
+        let Service::Leader(leading) = &mut self.service else { return };
+        if clock.now < leading.containers_due {
+            return;
+        }
+        leading.containers_due = clock.now.after(self.settings.container_interval_ms);
+        let never_used_ms = self.settings.container_never_used_ms;
+        for path in replica.tree().expired(clock.wall_ms, never_used_ms) {
+            let mut body = BytesMut::new();
+            path.write(&mut body);
+            let request = internal(SessionId(0), OpCode::DeleteContainer, body.freeze());
+            let input = self.prepare(clock, &request, replica);
+            self.input_if(clock, input, replica, out);
+        }
+    }
+
+    fn close_session(&mut self, clock: Clock, session: SessionId, replica: &Replica, out: &mut Output) {
+        let input = self.prepare(clock, &internal(session, OpCode::CloseSession, Bytes::new()), replica);
+        self.input_if(clock, input, replica, out);
+    }
+
+    /// Checks a request and gives the proposal for it; `None` where no more can be proposed in this epoch, or no more
+    /// is accepted because the leader is about to hand over: the client finds out when its connection closes.
+    pub(super) fn prepare(&mut self, clock: Clock, request: &WriteRequest, replica: &Replica) -> Option<Input> {
+        let zxid = self.peer.next_zxid()?;
+        let Service::Leader(leading) = &mut self.service else { return None };
+        let synced: BTreeSet<_> = self.peer.synced();
+        let config = self.peer.config();
+        let reconfig = ReconfigView {
+            enabled: self.peer.reconfig_enabled(),
+            current: &config,
+            in_progress: self.peer.reconfig_in_progress(),
+            synced: &synced,
+            min_voters: self.settings.min_voters,
+        };
+        let stamp = Stamp { zxid, time: clock.wall_ms, now: clock.now };
+        let txn = leading.prep.prepare(stamp, request, replica, &mut leading.sessions, &reconfig);
+        let header = TxnHeader {
+            session: request.session,
+            cxid: request.cxid,
+            zxid,
+            time: clock.wall_ms,
+            op: txn.op() as i32,
+        };
+        let data = TxnEntry { header, txn, digest: None }.encode();
+        Some(Input::Propose(Proposal { zxid, data }))
+    }
+
+    pub(super) fn learner_request(
+        &mut self,
+        clock: Clock,
+        link: LinkId,
+        request: ForwardedRequest,
+        replica: &Replica,
+        inputs: &mut VecDeque<Input>,
+    ) {
+        let Service::Leader(leading) = &mut self.service else { return };
+        let Some(op) = OpCode::from_number(request.op) else { return };
+        if op == OpCode::Sync {
+            leading.syncs.push_back((self.peer.last_proposed(), link));
+            leading.answer_syncs(self.peer.committed(), inputs);
+            return;
+        }
+        let request = WriteRequest {
+            session: request.session,
+            cxid: request.xid,
+            op,
+            body: request.body,
+            ids: request.auth.unwrap_or_default(),
+            owner: Some(Owner::Learner(link)),
+        };
+        let proposal = self.prepare(clock, &request, replica);
+        inputs.extend(proposal);
+    }
+
+    pub(super) fn learner_revalidate(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        wanted: SessionTimeout,
+        inputs: &mut VecDeque<Input>,
+    ) {
+        let SessionTimeout { session, timeout_ms } = wanted;
+        let valid = match &mut self.service {
+            Service::Leader(leading) => leading.sessions.revalidate(now, session, timeout_ms, Owner::Learner(link)),
+            _ => false,
+        };
+        inputs.push_back(Input::Answer { link, answer: Answer::Revalidated { session, valid } });
+    }
+}
+
+fn internal(session: SessionId, op: OpCode, body: Bytes) -> WriteRequest {
+    WriteRequest { session, cxid: 0, op, body, ids: vec![], owner: None }
+}

@@ -1,0 +1,503 @@
+//! One server of an ensemble: a [`Peer`] that agrees with the others on an order of transactions, the leader's checks,
+//! the sessions, and the clients that wait for answers.
+//!
+//! The replica itself is not in here: it is shared with those who read. [`Member::step`] may look at it; what is to
+//! change it comes out as [`Work`], which the caller performs in order, many at a time ([`work`]).
+
+mod leading;
+mod pipeline;
+pub mod work;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::effect::{Effect, Forward, Input};
+use crate::peer::Peer;
+use crate::prep::{PrepSettings, WriteRequest};
+use crate::proto::client::{ConnectRequest, ConnectResponse, OpCode, Request, Response};
+use crate::proto::code::ErrorCode;
+use crate::proto::data::{Id, SessionTimeout};
+use crate::proto::election::PeerState;
+use crate::proto::quorum::{ForwardedRequest, Proposal};
+use crate::proto::txn::TxnEntry;
+use crate::replica::Replica;
+use crate::session::{Owner, SessionIds, password};
+use crate::watch::ConnectionId;
+use crate::zxid::{SessionId, Time, Zxid};
+use leading::Leading;
+use pipeline::{Pending, Pipeline};
+use work::Work;
+
+/// What the configuration says to a member.
+#[derive(Clone, Debug)]
+pub struct MemberSettings {
+    /// The leader's checks.
+    pub prep: PrepSettings,
+    /// `tickTime`: sessions expire at multiples of it.
+    pub tick_ms: u64,
+    /// `minSessionTimeout`, ms.
+    pub min_session_timeout_ms: i32,
+    /// `maxSessionTimeout`, ms.
+    pub max_session_timeout_ms: i32,
+    /// `znode.container.checkIntervalMs`.
+    pub container_interval_ms: u64,
+    /// `znode.container.maxNeverUsedIntervalMs`; 0 is never.
+    pub container_never_used_ms: i64,
+    /// The fewest voters that a reconfiguration may leave: 1 where `standaloneEnabled` is false, else 2.
+    pub min_voters: usize,
+}
+
+/// Everything that can happen to a member.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// What concerns the peer.
+    Peer(Input),
+    /// A client has sent its first frame.
+    Connect(ConnectionId, ConnectRequest),
+    /// A client wants something that needs the leader (a write, `sync`, the end of its session).
+    Write(ClientWrite),
+    /// A client's connection has ended.
+    Closed(ConnectionId),
+    /// Sessions whose clients were heard.
+    Touched(Vec<SessionTimeout>),
+    /// All work that came out so far has been performed.
+    Settled,
+}
+
+/// A client's request for the leader.
+#[derive(Clone, Debug)]
+pub struct ClientWrite {
+    /// Where it came from.
+    pub connection: ConnectionId,
+    /// Its session.
+    pub session: SessionId,
+    /// The client's number for it.
+    pub xid: i32,
+    /// What it wants.
+    pub op: OpCode,
+    /// The rest of the frame.
+    pub body: Bytes,
+    /// Who the connection has proved to be.
+    pub ids: Vec<Id>,
+}
+
+/// When something happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The clock that never goes back.
+    pub now: Time,
+    /// Wall clock, ms since 1970: only shown in stats.
+    pub wall_ms: i64,
+}
+
+/// What a step asks for. Effects and work are independent of each other; each list keeps its order.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// For network and disk.
+    pub effects: Vec<Effect>,
+    /// For the replica and the clients.
+    pub work: Vec<Work>,
+    /// Perform all work, then say [`Event::Settled`].
+    pub settle: bool,
+}
+
+/// Whether clients are served.
+#[derive(Debug)]
+enum Service {
+    /// There is no leader, or this server is not in step with it.
+    Stopped,
+    /// The replica is catching up with what was committed before.
+    Settling,
+    /// Through a leader.
+    Learner {
+        /// Clients that brought their session here, until the leader has confirmed it.
+        moving: BTreeMap<SessionId, (ConnectionId, ConnectRequest)>,
+        /// Syncs on their way, oldest first.
+        syncs: VecDeque<(SessionId, i32)>,
+        /// Sessions that were active since the leader last asked.
+        touched: BTreeMap<SessionId, i32>,
+    },
+    /// As the leader.
+    Leader(Box<Leading>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    session: SessionId,
+    timeout_ms: i32,
+    /// As its handshake had it: the answer repeats it.
+    has_read_only: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Member {
+    settings: MemberSettings,
+    peer: Peer,
+    service: Service,
+    ids: SessionIds,
+    clients: BTreeMap<ConnectionId, Client>,
+    by_session: BTreeMap<SessionId, ConnectionId>,
+    pipeline: Pipeline,
+    /// The last transaction that went out as work.
+    committed: Zxid,
+}
+
+impl Member {
+    /// A member whose replica is at `applied`.
+    #[must_use]
+    pub fn new(settings: MemberSettings, peer: Peer, ids: SessionIds, applied: Zxid) -> Self {
+        Self {
+            settings,
+            peer,
+            service: Service::Stopped,
+            ids,
+            clients: BTreeMap::new(),
+            by_session: BTreeMap::new(),
+            pipeline: Pipeline::default(),
+            committed: applied,
+        }
+    }
+
+    /// The consensus half.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Whether clients are served.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        matches!(self.service, Service::Learner { .. } | Service::Leader(_))
+    }
+
+    /// Requests that wait for their commit.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.pipeline.len()
+    }
+
+    /// The leader's sessions by the time at which they expire.
+    #[must_use]
+    pub fn session_buckets(&self) -> Option<Vec<(Time, Vec<SessionId>)>> {
+        let Service::Leader(leading) = &self.service else { return None };
+        Some(leading.sessions.buckets().map(|(time, sessions)| (time, sessions.iter().copied().collect())).collect())
+    }
+
+    /// When the next [`Input::Tick`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Time {
+        match &self.service {
+            Service::Leader(leading) => leading.next_deadline().min(self.peer.next_deadline()),
+            _ => self.peer.next_deadline(),
+        }
+    }
+
+    /// Advances the member by one event. Never blocks and never fails.
+    pub fn step(&mut self, clock: Clock, event: Event, replica: &Replica, out: &mut Output) {
+        match event {
+            Event::Peer(input) => {
+                let is_tick = matches!(input, Input::Tick);
+                self.input(clock, input, replica, out);
+                if is_tick {
+                    self.leader_tick(clock, replica, out);
+                }
+            }
+            Event::Connect(connection, request) => self.connect(clock, connection, request, replica, out),
+            Event::Write(write) => self.write(clock, write, replica, out),
+            Event::Closed(connection) => self.closed(connection),
+            Event::Touched(sessions) => self.touched(clock.now, &sessions),
+            Event::Settled => self.settled(clock, replica, out),
+        }
+    }
+
+    /// Lets the peer step, and works off what it says to this half until nothing is left.
+    fn input(&mut self, clock: Clock, input: Input, replica: &Replica, out: &mut Output) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
+            self.peer.step(clock.now, input, &mut effects);
+            for effect in effects {
+                self.effect(clock, effect, replica, &mut inputs, out);
+            }
+        }
+    }
+
+    fn effect(
+        &mut self,
+        clock: Clock,
+        effect: Effect,
+        replica: &Replica,
+        inputs: &mut VecDeque<Input>,
+        out: &mut Output,
+    ) {
+        match effect {
+            Effect::Commit(proposal) => self.commit(proposal, inputs, out),
+            Effect::Serving(serving) => self.set_serving(serving, out),
+            Effect::Revalidated { session, valid } => self.revalidated(session, valid, out),
+            Effect::SyncReply => self.sync_reply(out),
+            Effect::AskTouched { link, zxid } => {
+                let sessions = self.take_touched();
+                inputs.push_back(Input::Touched { link, zxid, sessions });
+            }
+            Effect::LearnerRequest { link, request } => {
+                self.learner_request(clock, link, request, replica, inputs);
+            }
+            Effect::LearnerRevalidate { link, session } => self.learner_revalidate(clock.now, link, session, inputs),
+            Effect::LearnerTouched { link: _, sessions } => self.touched(clock.now, &sessions),
+            Effect::SaveConfig(config) => {
+                let (text, version) = (config.to_string(), config.version);
+                out.work.push(Work::SetConfig { text, version, time: clock.wall_ms });
+                out.effects.push(Effect::SaveConfig(config));
+            }
+            Effect::InstallSnapshot { link, zxid } => {
+                self.committed = zxid;
+                out.effects.push(Effect::InstallSnapshot { link, zxid });
+            }
+            Effect::Truncate(zxid) => {
+                self.committed = self.committed.min(zxid);
+                out.effects.push(Effect::Truncate(zxid));
+            }
+            other => out.effects.push(other),
+        }
+    }
+
+    fn commit(&mut self, proposal: Proposal, inputs: &mut VecDeque<Input>, out: &mut Output) {
+        let entry = match TxnEntry::decode(proposal.data) {
+            Ok(entry) => entry,
+            Err(error) => {
+                let line = format!("the committed transaction {} cannot be decoded: {error}", proposal.zxid);
+                out.effects.push(Effect::Halt(line));
+                return;
+            }
+        };
+        self.committed = entry.header.zxid;
+        let waiting = self.pipeline.committed(entry.header.session, entry.header.cxid, entry.header.op);
+        let closing = (entry.header.op == OpCode::CloseSession as i32)
+            .then(|| self.by_session.get(&entry.header.session).copied())
+            .flatten();
+        let connected = waiting.as_ref().and_then(|pending| self.establish(pending));
+        if let Service::Leader(leading) = &mut self.service {
+            leading.committed(&entry.header, inputs);
+        }
+        let session = entry.header.session;
+        out.work.push(Work::Apply { entry, waiting, connected, closing });
+        self.release_syncs(session, out);
+    }
+
+    /// The answer to a client whose new session has been created.
+    fn establish(&mut self, pending: &Pending) -> Option<ConnectResponse> {
+        if pending.op != OpCode::CreateSession {
+            return None;
+        }
+        let client = *self.clients.get(&pending.connection?)?;
+        self.by_session.insert(client.session, pending.connection?);
+        Some(accepted(client))
+    }
+
+    fn set_serving(&mut self, serving: bool, out: &mut Output) {
+        self.pipeline = Pipeline::default();
+        self.clients.clear();
+        self.by_session.clear();
+        if serving {
+            self.service = Service::Settling;
+            out.settle = true;
+        } else {
+            self.service = Service::Stopped;
+            out.work.push(Work::CloseAll);
+        }
+    }
+
+    fn settled(&mut self, clock: Clock, replica: &Replica, out: &mut Output) {
+        if !matches!(self.service, Service::Settling) {
+            return;
+        }
+        let config = self.peer.config();
+        out.work.push(Work::SetConfig { text: config.to_string(), version: config.version, time: clock.wall_ms });
+        if self.peer.state() == PeerState::Leading {
+            self.start_leading(clock, replica, out);
+        } else {
+            self.service =
+                Service::Learner { moving: BTreeMap::new(), syncs: VecDeque::new(), touched: BTreeMap::new() };
+        }
+        out.work.push(Work::Serve);
+    }
+
+    fn connect(
+        &mut self,
+        clock: Clock,
+        connection: ConnectionId,
+        request: ConnectRequest,
+        replica: &Replica,
+        out: &mut Output,
+    ) {
+        // A client that has seen more than this server must find another one.
+        if !self.is_serving() || request.last_zxid_seen > self.committed.max(replica.last_zxid()) {
+            out.work.push(Work::Close(connection));
+            return;
+        }
+        let (min, max) = (self.settings.min_session_timeout_ms, self.settings.max_session_timeout_ms);
+        let timeout_ms = request.timeout_ms.clamp(min, max);
+        let has_read_only = request.read_only.is_some();
+        if request.session == SessionId(0) {
+            let session = self.ids.allocate();
+            self.clients.insert(connection, Client { session, timeout_ms, has_read_only });
+            let mut body = BytesMut::new();
+            body.put_i32(timeout_ms);
+            let (op, body, ids) = (OpCode::CreateSession, body.freeze(), vec![]);
+            self.submit(clock, ClientWrite { connection, session, xid: 0, op, body, ids }, replica, out);
+            return;
+        }
+        let session = request.session;
+        if let Some(old) = self.by_session.remove(&session) {
+            self.closed(old);
+            out.work.push(Work::Close(old));
+        }
+        if request.password.as_deref() != Some(&password(session)) {
+            out.work.push(refuse(connection, &request));
+            return;
+        }
+        self.clients.insert(connection, Client { session, timeout_ms, has_read_only });
+        let wanted = SessionTimeout { session, timeout_ms };
+        match &mut self.service {
+            Service::Leader(leading) => {
+                let valid = leading.sessions.revalidate(clock.now, session, timeout_ms, Owner::Local);
+                self.answer_connect(connection, &request, valid, out);
+            }
+            Service::Learner { moving, .. } => {
+                if let Some((old, _)) = moving.insert(session, (connection, request)) {
+                    self.clients.remove(&old);
+                    out.work.push(Work::Close(old));
+                }
+                self.input(clock, Input::Forward(Forward::Revalidate(wanted)), replica, out);
+            }
+            Service::Stopped | Service::Settling => {}
+        }
+    }
+
+    fn revalidated(&mut self, session: SessionId, valid: bool, out: &mut Output) {
+        let Service::Learner { moving, .. } = &mut self.service else { return };
+        if let Some((connection, request)) = moving.remove(&session) {
+            self.answer_connect(connection, &request, valid, out);
+        }
+    }
+
+    fn answer_connect(&mut self, connection: ConnectionId, request: &ConnectRequest, valid: bool, out: &mut Output) {
+        let Some(client) = self.clients.get(&connection).copied() else { return };
+        if valid {
+            self.by_session.insert(client.session, connection);
+            out.work.push(Work::Connected { connection, response: accepted(client) });
+        } else {
+            self.clients.remove(&connection);
+            out.work.push(refuse(connection, request));
+        }
+    }
+
+    fn write(&mut self, clock: Clock, write: ClientWrite, replica: &Replica, out: &mut Output) {
+        let known = self.clients.get(&write.connection).is_some_and(|client| client.session == write.session);
+        if !known || !self.is_serving() {
+            out.work.push(Work::Close(write.connection));
+            return;
+        }
+        self.submit(clock, write, replica, out);
+    }
+
+    fn submit(&mut self, clock: Clock, write: ClientWrite, replica: &Replica, out: &mut Output) {
+        let ClientWrite { connection, session, xid, op, body, ids } = write;
+        let sync_path = match op {
+            OpCode::Sync => Request::decode(op, body.clone()).ok().and_then(|request| match request {
+                Request::Sync { path } => Some(path),
+                _ => None,
+            }),
+            _ => None,
+        };
+        self.pipeline.push(session, Pending { connection: Some(connection), xid, op, sync_path, answered: false });
+        if matches!(self.service, Service::Leader(_)) {
+            if op == OpCode::Sync {
+                // The leader has applied everything that it has committed.
+                self.pipeline.answer(session, xid);
+                self.release_syncs(session, out);
+                return;
+            }
+            let request = WriteRequest { session, cxid: xid, op, body, ids, owner: Some(Owner::Local) };
+            let input = self.prepare(clock, &request, replica);
+            return self.input_if(clock, input, replica, out);
+        }
+        if let (Service::Learner { syncs, .. }, OpCode::Sync) = (&mut self.service, op) {
+            syncs.push_back((session, xid));
+        }
+        let request = ForwardedRequest { session, xid, op: op as i32, body, auth: Some(ids) };
+        self.input(clock, Input::Forward(Forward::Request(request)), replica, out);
+    }
+
+    fn input_if(&mut self, clock: Clock, input: Option<Input>, replica: &Replica, out: &mut Output) {
+        if let Some(input) = input {
+            self.input(clock, input, replica, out);
+        }
+    }
+
+    fn sync_reply(&mut self, out: &mut Output) {
+        let Service::Learner { syncs, .. } = &mut self.service else { return };
+        if let Some((session, xid)) = syncs.pop_front() {
+            self.pipeline.answer(session, xid);
+            self.release_syncs(session, out);
+        }
+    }
+
+    /// Answers the syncs that are now first in their session's order.
+    fn release_syncs(&mut self, session: SessionId, out: &mut Output) {
+        while let Some(pending) = self.pipeline.take_answered(session) {
+            let Some(connection) = pending.connection else { continue };
+            let result = pending.sync_path.map(Response::Path).ok_or(ErrorCode::MARSHALLING_ERROR);
+            out.work.push(Work::Reply { connection, xid: pending.xid, result });
+        }
+    }
+
+    fn closed(&mut self, connection: ConnectionId) {
+        let Some(client) = self.clients.remove(&connection) else { return };
+        if self.by_session.get(&client.session) == Some(&connection) {
+            self.by_session.remove(&client.session);
+        }
+        if let Service::Learner { moving, .. } = &mut self.service
+            && moving.get(&client.session).is_some_and(|(other, _)| *other == connection)
+        {
+            moving.remove(&client.session);
+        }
+        self.pipeline.abandon(client.session, connection);
+    }
+
+    fn touched(&mut self, now: Time, sessions: &[SessionTimeout]) {
+        match &mut self.service {
+            Service::Leader(leading) => {
+                for entry in sessions {
+                    leading.sessions.touch(now, entry.session, entry.timeout_ms);
+                }
+            }
+            Service::Learner { touched, .. } => {
+                touched.extend(sessions.iter().map(|entry| (entry.session, entry.timeout_ms)));
+            }
+            Service::Stopped | Service::Settling => {}
+        }
+    }
+
+    fn take_touched(&mut self) -> Vec<SessionTimeout> {
+        let Service::Learner { touched, .. } = &mut self.service else { return vec![] };
+        let entry = |(session, timeout_ms)| SessionTimeout { session, timeout_ms };
+        std::mem::take(touched).into_iter().map(entry).collect()
+    }
+}
+
+fn accepted(client: Client) -> ConnectResponse {
+    ConnectResponse {
+        protocol_version: 0,
+        timeout_ms: client.timeout_ms,
+        session: client.session,
+        password: Bytes::copy_from_slice(&password(client.session)),
+        read_only: client.has_read_only.then_some(false),
+    }
+}
+
+fn refuse(connection: ConnectionId, request: &ConnectRequest) -> Work {
+    Work::Connected { connection, response: ConnectResponse::expired(request.read_only.map(|_| false)) }
+}

@@ -18,5 +18,14 @@ pub mod watch;
 
 pub mod quorum;
 
+mod local;
+
+pub mod effect;
+pub mod election;
+pub mod peer;
+mod zab;
+
 pub mod prep;
 pub mod session;
+
+pub mod member;

@@ -93,12 +93,12 @@ impl Member {
     pub(super) fn prepare(&mut self, clock: Clock, request: &WriteRequest, replica: &Replica) -> Option<Input> {
         let zxid = self.peer.next_zxid()?;
         let Service::Leader(leading) = &mut self.service else { return None };
-        let synced: BTreeSet<_> = self.peer.synced();
-        let config = self.peer.config();
+        let learners = self.peer.active_learners().map(|(id, _)| id);
+        let synced: BTreeSet<_> = learners.chain([self.peer.my_id()]).collect();
         let reconfig = ReconfigView {
-            enabled: self.peer.reconfig_enabled(),
-            current: &config,
-            in_progress: self.peer.reconfig_in_progress(),
+            enabled: self.settings.reconfig_enabled,
+            current: self.peer.config(),
+            in_progress: self.peer.last_seen_config().version != self.peer.config().version,
             synced: &synced,
             min_voters: self.settings.min_voters,
         };
@@ -126,8 +126,8 @@ impl Member {
         let Service::Leader(leading) = &mut self.service else { return };
         let Some(op) = OpCode::from_number(request.op) else { return };
         if op == OpCode::Sync {
-            leading.syncs.push_back((self.peer.last_proposed(), link));
-            leading.answer_syncs(self.peer.committed(), inputs);
+            leading.syncs.push_back((self.peer.last_logged(), link));
+            leading.answer_syncs(self.peer.last_committed(), inputs);
             return;
         }
         let request = WriteRequest {

@@ -44,6 +44,8 @@ pub struct MemberSettings {
     pub container_interval_ms: u64,
     /// `znode.container.maxNeverUsedIntervalMs`; 0 is never.
     pub container_never_used_ms: i64,
+    /// `reconfigEnabled`.
+    pub reconfig_enabled: bool,
     /// The fewest voters that a reconfiguration may leave: 1 where `standaloneEnabled` is false, else 2.
     pub min_voters: usize,
 }
@@ -131,7 +133,6 @@ struct Client {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub struct Member {
     settings: MemberSettings,
     peer: Peer,

@@ -58,8 +58,8 @@ impl Pipeline {
 
     /// A sync has come back.
     pub(super) fn answer(&mut self, session: SessionId, xid: i32) {
-        let queue = self.sessions.get_mut(&session).into_iter().flatten();
-        if let Some(pending) = queue.into_iter().find(|pending| pending.xid == xid && pending.op == OpCode::Sync) {
+        let mut queue = self.sessions.get_mut(&session).into_iter().flatten();
+        if let Some(pending) = queue.find(|pending| pending.xid == xid && pending.op == OpCode::Sync) {
             pending.answered = true;
         }
     }

@@ -127,11 +127,13 @@ impl LogFileReader {
         let mut header = [0; FILE_HEADER];
         let header = reader.read_up_to(&mut header)?;
         // A crash right after the file was created leaves none or a part of its header.
-        reader.headless = header.len() < FILE_HEADER || header.iter().all(|byte| *byte == 0);
+        let written = header
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        reader.headless = header.len() < FILE_HEADER
+            || (written < 4 && file_header().starts_with(&header[..written]));
         if reader.headless {
-            if header.iter().any(|byte| *byte != 0) && !file_header().starts_with(header) {
-                return Err(reader.damaged(0, "the file's header is cut off and wrong"));
-            }
             reader.position = 0;
         } else if header[..4] != MAGIC.to_be_bytes() {
             return Err(reader.damaged(

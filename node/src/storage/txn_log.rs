@@ -345,14 +345,12 @@ impl OpenFile {
     }
 }
 
-/// The new size of a file that is written up to `end`, or `None` when the reserved space still suffices.
-/// As Apache does it: by whole steps, early enough that a record's header is always followed by reserved space.
+/// The new size of a file that is written up to `end`, or `None` when the reserved space still suffices. As Apache does
+/// it: by whole steps, while there is still room for a small record.
 fn padded_size(end: u64, size: u64, step: u64) -> Option<u64> {
-    if step == 0 || end + 4096 < size {
-        None
-    } else if end > size {
-        Some((end + step) / step * step)
-    } else {
-        Some(size + step)
+    const SPARE: u64 = 4096;
+    if step == 0 || end + SPARE < size {
+        return None;
     }
+    Some(size + ((end + SPARE - size) / step + 1) * step)
 }

@@ -1,0 +1,250 @@
+//! The directories of a server: where they are, that they exist, and that no other process uses them.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use node_core::zxid::Zxid;
+
+use super::{StorageError, atomic};
+
+/// The directory below `dataDir` and `dataLogDir` that names the version of the file formats.
+const VERSION_DIR: &str = "version-2";
+
+/// The file in a data directory that its owner holds locked.
+const LOCK_FILE: &str = ".zookeeper-node.lock";
+
+/// The directories of one server. As long as this value lives no other process of this program can open them.
+#[derive(Debug)]
+pub struct DataDirs {
+    data_dir: PathBuf,
+    snap_dir: PathBuf,
+    log_dir: PathBuf,
+    _locks: Vec<File>,
+}
+
+impl DataDirs {
+    /// Creates the directories as needed (if `autocreate`), checks them, and locks them.
+    pub fn open(
+        data_dir: &Path,
+        data_log_dir: &Path,
+        autocreate: bool,
+    ) -> Result<Self, StorageError> {
+        let snap_dir = data_dir.join(VERSION_DIR);
+        let log_dir = data_log_dir.join(VERSION_DIR);
+        for dir in [&snap_dir, &log_dir] {
+            if !dir.is_dir() {
+                if !autocreate {
+                    return Err(StorageError::DirectoryMissing { path: dir.clone() });
+                }
+                fs::create_dir_all(dir).map_err(StorageError::io("create the directory", dir))?;
+                let data_dir = atomic::parent(dir);
+                atomic::sync_dir(data_dir)?;
+                atomic::sync_dir(atomic::parent(data_dir))?;
+            }
+        }
+        let mut locks = vec![lock(data_dir)?];
+        if !same_dir(data_dir, data_log_dir) {
+            locks.push(lock(data_log_dir)?);
+            refuse_strays(&snap_dir, LOG)?;
+            refuse_strays(&log_dir, SNAPSHOT)?;
+        }
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            snap_dir,
+            log_dir,
+            _locks: locks,
+        })
+    }
+
+    /// `dataDir`: `myid` lies here.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Where snapshots and epoch files are.
+    #[must_use]
+    pub fn snap_dir(&self) -> &Path {
+        &self.snap_dir
+    }
+
+    /// Where the transaction log is.
+    #[must_use]
+    pub fn log_dir(&self) -> &Path {
+        &self.log_dir
+    }
+}
+
+fn same_dir(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// Locks a data directory; the lock ends with the file (and with the process, however it ends).
+fn lock(dir: &Path) -> Result<File, StorageError> {
+    let path = dir.join(LOCK_FILE);
+    let mut file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(StorageError::io("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // Who holds it only makes the message better.
+            let _ = file.read_to_string(&mut holder);
+            return Err(StorageError::Locked {
+                dir: dir.to_owned(),
+                lock: path,
+                holder,
+            });
+        }
+        Err(TryLockError::Error(e)) => return Err(StorageError::io("lock", &path)(e)),
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(StorageError::io("write", &path))?;
+    Ok(file)
+}
+
+fn refuse_strays(dir: &Path, prefix: &'static str) -> Result<(), StorageError> {
+    match list(dir, prefix)?.pop() {
+        Some(file) => Err(StorageError::WrongDirectory { path: file.path }),
+        None => Ok(()),
+    }
+}
+
+/// The prefix of log files' names.
+pub(crate) const LOG: &str = "log.";
+
+/// The prefix of snapshots' names.
+pub(crate) const SNAPSHOT: &str = "snapshot.";
+
+/// A log file or a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFile {
+    /// The zxid in its name: of a log file's first transaction, or the one at which a snapshot began.
+    pub zxid: Zxid,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// The log files of a directory, oldest first.
+pub fn log_files(dir: &Path) -> Result<Vec<DataFile>, StorageError> {
+    list(dir, LOG)
+}
+
+/// The snapshots of a directory, oldest first, compressed ones too.
+pub fn snapshot_files(dir: &Path) -> Result<Vec<DataFile>, StorageError> {
+    list(dir, SNAPSHOT)
+}
+
+fn list(dir: &Path, prefix: &'static str) -> Result<Vec<DataFile>, StorageError> {
+    let read_error = || StorageError::io("list", dir);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(read_error())? {
+        let entry = entry.map_err(read_error())?;
+        let name = entry.file_name();
+        if let Some(zxid) = name.to_str().and_then(|name| zxid_of(name, prefix)) {
+            files.push(DataFile {
+                zxid,
+                path: entry.path(),
+            });
+        }
+    }
+    files.sort_by(|a, b| (a.zxid, &a.path).cmp(&(b.zxid, &b.path)));
+    Ok(files)
+}
+
+/// The zxid in a file's name: `log.1f`, `snapshot.1f`, `snapshot.1f.gz`.
+fn zxid_of(name: &str, prefix: &str) -> Option<Zxid> {
+    let rest = name.strip_prefix(prefix)?;
+    let hex = match prefix {
+        SNAPSHOT => rest
+            .strip_suffix(".gz")
+            .or_else(|| rest.strip_suffix(".snappy"))
+            .unwrap_or(rest),
+        _ => rest,
+    };
+    u64::from_str_radix(hex, 16)
+        .ok()
+        .filter(|_| !hex.starts_with('+'))
+        .map(|zxid| Zxid(zxid.cast_signed()))
+}
+
+/// The path of a log file or snapshot, as Apache names it.
+pub(crate) fn data_path(dir: &Path, prefix: &str, zxid: Zxid) -> PathBuf {
+    dir.join(format!("{prefix}{:x}", zxid.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_hold_their_zxid_in_hex() {
+        assert_eq!(zxid_of("log.100000001", LOG), Some(Zxid(0x1_0000_0001)));
+        assert_eq!(zxid_of("snapshot.43.gz", SNAPSHOT), Some(Zxid(0x43)));
+        assert_eq!(zxid_of("snapshot.43.snappy", SNAPSHOT), Some(Zxid(0x43)));
+        for name in ["log.", "log.1.tmp", "log.+1", "catalog.1", "snapshot.1.zip"] {
+            assert_eq!(
+                zxid_of(name, LOG).or_else(|| zxid_of(name, SNAPSHOT)),
+                None,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_processes_never_share_a_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || DataDirs::open(dir.path(), dir.path(), true);
+        let first = open().unwrap();
+        let message = open().unwrap_err().to_string();
+        assert!(
+            message.contains("belongs to another running server"),
+            "{message}"
+        );
+        assert!(
+            message.ends_with(&format!("by process {}", std::process::id())),
+            "{message}"
+        );
+        drop(first);
+        open().unwrap();
+    }
+
+    #[test]
+    fn a_missing_directory_is_only_created_when_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("a/b");
+        let error = DataDirs::open(&data, &data, false).unwrap_err();
+        assert!(
+            error.to_string().contains("datadir.autocreate=false"),
+            "{error}"
+        );
+        DataDirs::open(&data, &data, true).unwrap();
+        assert!(data.join("version-2").is_dir());
+    }
+
+    #[test]
+    fn snapshots_in_a_separate_log_directory_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+        drop(DataDirs::open(&data, &log, true).unwrap());
+        fs::write(log.join("version-2/snapshot.5"), b"").unwrap();
+        let error = DataDirs::open(&data, &log, true).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("snapshot.5 is in the wrong directory"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! The files `acceptedEpoch` and `currentEpoch`: the newest epoch that this server promised to take part in, and the one
+//! whose history it holds. Both are on stable storage before a call returns.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use node_core::zxid::{Epoch, Zxid};
+
+use super::{StorageError, atomic};
+
+const ACCEPTED: &str = "acceptedEpoch";
+const CURRENT: &str = "currentEpoch";
+
+/// The epochs of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epochs {
+    /// The newest epoch in which it promised not to follow an older leader.
+    pub accepted: Epoch,
+    /// The epoch of the leader whose history it last took over.
+    pub current: Epoch,
+}
+
+/// The epoch files of a directory.
+#[derive(Debug)]
+pub struct EpochFiles {
+    dir: PathBuf,
+    epochs: Epochs,
+}
+
+impl EpochFiles {
+    /// Reads the files and checks them against the last transaction of the log; a missing file is created with its epoch.
+    pub fn open(dir: &Path, last: Zxid) -> Result<Self, StorageError> {
+        let of_log = last.epoch();
+        let saved = |name| read(&dir.join(name));
+        let mut current = match saved(CURRENT)? {
+            Some(epoch) => epoch,
+            None => write(dir, CURRENT, of_log)?,
+        };
+        if of_log > current {
+            // Apache writes `.tmp`, then logs, then renames: a crash in between leaves the right value there.
+            let unfinished = saved("currentEpoch.tmp").ok().flatten();
+            current = match unfinished {
+                Some(epoch) if epoch >= of_log => write(dir, CURRENT, epoch)?,
+                _ => {
+                    return Err(mismatch(
+                        dir,
+                        format!("the log is of epoch {of_log}, but currentEpoch is {current}"),
+                    ));
+                }
+            };
+        }
+        let accepted = match saved(ACCEPTED)? {
+            Some(epoch) => epoch,
+            None => write(dir, ACCEPTED, current)?,
+        };
+        if accepted < current {
+            return Err(mismatch(
+                dir,
+                format!("acceptedEpoch {accepted} is smaller than currentEpoch {current}"),
+            ));
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            epochs: Epochs { accepted, current },
+        })
+    }
+
+    /// The saved epochs.
+    #[must_use]
+    pub fn epochs(&self) -> Epochs {
+        self.epochs
+    }
+
+    /// Saves the accepted epoch. It never goes back.
+    pub fn save_accepted(&mut self, epoch: Epoch) -> Result<(), StorageError> {
+        save(&self.dir, ACCEPTED, &mut self.epochs.accepted, epoch)
+    }
+
+    /// Saves the current epoch. It never goes back.
+    pub fn save_current(&mut self, epoch: Epoch) -> Result<(), StorageError> {
+        save(&self.dir, CURRENT, &mut self.epochs.current, epoch)
+    }
+}
+
+fn save(dir: &Path, name: &str, saved: &mut Epoch, new: Epoch) -> Result<(), StorageError> {
+    if new < *saved {
+        return Err(StorageError::EpochBackwards {
+            path: dir.join(name),
+            saved: *saved,
+            new,
+        });
+    }
+    if new > *saved {
+        *saved = write(dir, name, new)?;
+    }
+    Ok(())
+}
+
+fn mismatch(dir: &Path, what: String) -> StorageError {
+    StorageError::EpochMismatch {
+        dir: dir.to_owned(),
+        what,
+    }
+}
+
+fn write(dir: &Path, name: &str, epoch: Epoch) -> Result<Epoch, StorageError> {
+    atomic::replace(&dir.join(name), epoch.to_string().as_bytes())?;
+    Ok(epoch)
+}
+
+fn read(path: &Path) -> Result<Option<Epoch>, StorageError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StorageError::io("read", path)(e)),
+    };
+    let line = text.lines().next().unwrap_or("").trim();
+    let epoch = line
+        .parse()
+        .ok()
+        .filter(|epoch| *epoch >= 0)
+        .map(|epoch| Some(Epoch(epoch)));
+    epoch.ok_or_else(|| StorageError::EpochFile {
+        path: path.to_owned(),
+        found: line.chars().take(40).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epochs(files: &[(&str, &str)], last: i64) -> Result<(i64, i64), String> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let opened = EpochFiles::open(dir.path(), Zxid(last))
+            .map_err(|e| e.to_string().replace(dir.path().to_str().unwrap(), "D"))?;
+        Ok((opened.epochs().accepted.0, opened.epochs().current.0))
+    }
+
+    #[test]
+    fn epochs_agree_with_each_other_and_with_the_log() {
+        let e2 = 0x2_0000_0005;
+        let text = |result: Result<(i64, i64), String>| match result {
+            Ok((accepted, current)) => format!("accepted {accepted}, current {current}"),
+            Err(e) => e,
+        };
+        assert_eq!(text(epochs(&[], 0)), "accepted 0, current 0");
+        assert_eq!(text(epochs(&[], e2)), "accepted 2, current 2");
+        assert_eq!(
+            text(epochs(
+                &[("acceptedEpoch", "5"), ("currentEpoch", "3\n")],
+                e2
+            )),
+            "accepted 5, current 3"
+        );
+        assert_eq!(
+            text(epochs(&[("acceptedEpoch", "1"), ("currentEpoch", "1")], e2)),
+            "the epochs in D contradict each other: the log is of epoch 2, but currentEpoch is 1"
+        );
+        assert_eq!(
+            text(epochs(
+                &[
+                    ("acceptedEpoch", "2"),
+                    ("currentEpoch", "1"),
+                    ("currentEpoch.tmp", "2")
+                ],
+                e2
+            )),
+            "accepted 2, current 2"
+        );
+        assert_eq!(
+            text(epochs(&[("acceptedEpoch", "1"), ("currentEpoch", "2")], 0)),
+            "the epochs in D contradict each other: acceptedEpoch 1 is smaller than currentEpoch 2"
+        );
+        assert_eq!(
+            text(epochs(&[("currentEpoch", "two")], 0)),
+            "D/currentEpoch must hold an epoch (a whole number), but holds \"two\""
+        );
+    }
+
+    #[test]
+    fn a_saved_epoch_never_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = EpochFiles::open(dir.path(), Zxid::ZERO).unwrap();
+        files.save_accepted(Epoch(4)).unwrap();
+        files.save_current(Epoch(4)).unwrap();
+        assert!(matches!(
+            files.save_accepted(Epoch(3)),
+            Err(StorageError::EpochBackwards { .. })
+        ));
+        assert_eq!(
+            EpochFiles::open(dir.path(), Zxid::ZERO).unwrap().epochs(),
+            files.epochs()
+        );
+        assert_eq!(fs::read(dir.path().join("acceptedEpoch")).unwrap(), b"4");
+    }
+}

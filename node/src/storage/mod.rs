@@ -1,0 +1,181 @@
+//! The files of one server, in Apache's formats: transaction log, snapshots, epochs.
+//!
+//! What is promised: nothing that [`log_writer`] reported as flushed is lost by a crash, and nothing that was damaged is
+//! read as if it were whole. What is not done here: no decision of the protocol, and no parsing of a transaction beyond its
+//! zxid, nor of a snapshot's tree.
+//!
+//! ```text
+//! dataDir/version-2/snapshot.<zxid>  acceptedEpoch  currentEpoch     [snapshot] [epoch]
+//! dataLogDir/version-2/log.<zxid>                                    [txn_log] [log_reader] [log_file]
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use node_core::zxid::{Epoch, Zxid};
+
+pub mod dirs;
+pub mod epoch;
+pub mod log_file;
+pub mod log_reader;
+pub mod log_writer;
+pub mod recovery;
+pub mod retention;
+pub mod snapshot;
+pub mod txn_log;
+
+mod atomic;
+mod xerial;
+
+/// Any error of a consumer that storage feeds: a snapshot's parser, or what replays transactions.
+pub type ConsumerError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong with the files of a server. Every variant names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("cannot {act} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as in "cannot … FILE".
+        act: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A directory is missing and may not be created.
+    #[error("{} does not exist, and datadir.autocreate=false forbids to create it", path.display())]
+    DirectoryMissing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another process has the directory.
+    #[error("{} belongs to another running server (its lock file {} is held){}", dir.display(), lock.display(), by(.holder))]
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+        /// The lock file.
+        lock: PathBuf,
+        /// What the holder wrote into the lock file.
+        holder: String,
+    },
+    /// Snapshots in the log's directory, or logs in the snapshots' directory.
+    #[error("{} is in the wrong directory: dataLogDir holds only log files and dataDir only snapshots when they differ; move it, or use one directory for both", path.display())]
+    WrongDirectory {
+        /// The file that should not be there.
+        path: PathBuf,
+    },
+    /// Bytes of the log are not what was written, and it cannot be the unflushed end of the log.
+    #[error("the transaction log is damaged: {} at byte {offset}: {what} (the last whole record before is {last}); this server must not start with a shortened history: restore the file, or empty its data directories so that it is filled by the other servers", path.display())]
+    LogDamaged {
+        /// The log file.
+        path: PathBuf,
+        /// Where the broken record begins.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+        /// The last whole record before it.
+        last: Zxid,
+    },
+    /// The log does not continue where the snapshot, or an earlier part of the log, ends.
+    #[error("transactions are missing: after {after} comes {next} in {}; the log files between were removed or lost", path.display())]
+    LogGap {
+        /// The last zxid that is there.
+        after: Zxid,
+        /// The next one that is there.
+        next: Zxid,
+        /// The log file in which it is.
+        path: PathBuf,
+    },
+    /// The zxid to truncate to is in no log file and in no snapshot.
+    #[error("cannot truncate the log in {} to {to}: it holds no such transaction", dir.display())]
+    TruncateTarget {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The wanted last zxid.
+        to: Zxid,
+    },
+    /// A snapshot that cannot be used.
+    #[error("the snapshot {} is not usable: {what}", path.display())]
+    SnapshotInvalid {
+        /// The snapshot.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+    /// There are snapshots, but none of them loads.
+    #[error("none of the {count} snapshots in {} can be loaded; the newest: {newest}", dir.display())]
+    NoSnapshotLoads {
+        /// The directory.
+        dir: PathBuf,
+        /// How many were tried.
+        count: usize,
+        /// What is wrong with the newest one.
+        newest: Box<Self>,
+    },
+    /// A log without the snapshot that it starts from.
+    #[error("{} holds transactions but there is no snapshot in {}; if the log is known to begin with the first transaction, set snapshot.trust.empty=true once", log_dir.display(), snap_dir.display())]
+    SnapshotMissing {
+        /// Where the snapshots should be.
+        snap_dir: PathBuf,
+        /// Where the log is.
+        log_dir: PathBuf,
+    },
+    /// An epoch file that does not hold a number.
+    #[error("{} must hold an epoch (a whole number), but holds {found:?}", path.display())]
+    EpochFile {
+        /// The file.
+        path: PathBuf,
+        /// What is in it.
+        found: String,
+    },
+    /// The epoch files and the log contradict each other.
+    #[error("the epochs in {} contradict each other: {what}", dir.display())]
+    EpochMismatch {
+        /// The directory.
+        dir: PathBuf,
+        /// The contradiction.
+        what: String,
+    },
+    /// A new epoch is smaller than the saved one.
+    #[error("{} holds epoch {saved}; it cannot go back to {new}", path.display())]
+    EpochBackwards {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        saved: Epoch,
+        /// What was to be written.
+        new: Epoch,
+    },
+    /// What storage fed refused it.
+    #[error("{}: transaction {zxid} cannot be replayed: {source}", path.display())]
+    Replay {
+        /// The log file.
+        path: PathBuf,
+        /// The transaction.
+        zxid: Zxid,
+        /// Why.
+        source: ConsumerError,
+    },
+    /// The log was used after a failed write.
+    #[error("the transaction log failed before; nothing more is written to it")]
+    LogFailed,
+}
+
+/// The clause that names the holder of a lock.
+fn by(holder: &str) -> String {
+    let holder = holder.trim();
+    if holder.is_empty() {
+        String::new()
+    } else {
+        format!(" by process {holder}")
+    }
+}
+
+impl StorageError {
+    /// Makes an error of the operating system say what was tried with which file.
+    pub(crate) fn io(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { act, path, source }
+    }
+}

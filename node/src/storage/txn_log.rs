@@ -1,0 +1,356 @@
+//! The transaction log as it is written: append, flush, roll, truncate.
+//!
+//! A process never appends to a file that an earlier one wrote: the first append after [`TxnLog::open`] or
+//! [`TxnLog::roll`] starts a new file, named after its first transaction. After any failed write or flush the log refuses
+//! everything: what the disk holds is then unknown, and a flush that is repeated may succeed without having written
+//! anything.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use node_core::zxid::Zxid;
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::dirs::{self, DataFile, LOG};
+use super::log_file::{FILE_HEADER, LogFileReader, Next, file_header, put_record};
+use super::{StorageError, atomic, snapshot};
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Space that is reserved ahead of the end of a file, in bytes; 0 for none (`preAllocSize`).
+    pub preallocate_bytes: u64,
+    /// Whether an append is flushed to the disk before it counts (`forceSync`).
+    pub force_sync: bool,
+    /// The size at which a new file is started; `None` for no bound (`txnLogSizeLimitInKb`).
+    pub roll_at_bytes: Option<u64>,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            preallocate_bytes: 64 * 1024 * 1024,
+            force_sync: true,
+            roll_at_bytes: None,
+        }
+    }
+}
+
+/// What a flush did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flush {
+    /// Everything up to this transaction is on stable storage.
+    pub through: Zxid,
+    /// How many transactions the flush was for.
+    pub transactions: u64,
+    /// How many bytes were written.
+    pub bytes: u64,
+    /// How long the disk took to flush; zero with `forceSync=no`.
+    pub sync_time: Duration,
+}
+
+/// The transaction log of a directory, opened for writing.
+#[derive(Debug)]
+pub struct TxnLog {
+    dir: PathBuf,
+    options: LogOptions,
+    file: Option<OpenFile>,
+    /// Records that wait for the next flush, and what they are.
+    buffer: Vec<u8>,
+    waiting: u64,
+    first_waiting: Zxid,
+    last: Zxid,
+    failed: bool,
+}
+
+/// Where a log is cut off.
+struct CutPoint {
+    /// The place of the file among the log files.
+    file: usize,
+    /// Its new length.
+    end: u64,
+    /// The last transaction that stays in it.
+    last: Zxid,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    path: PathBuf,
+    /// Where the next record goes.
+    position: u64,
+    /// The size with the reserved space.
+    size: u64,
+    /// Whether the file's name is already on stable storage.
+    published: bool,
+}
+
+impl TxnLog {
+    /// Opens the log in `dir`: finds its end, cuts off what a crash left behind it, and fails if the newest file is damaged.
+    pub fn open(dir: &Path, options: LogOptions) -> Result<Self, StorageError> {
+        let mut log = Self {
+            dir: dir.to_owned(),
+            options,
+            file: None,
+            buffer: Vec::new(),
+            waiting: 0,
+            first_waiting: Zxid::ZERO,
+            last: Zxid::ZERO,
+            failed: false,
+        };
+        log.last = log.cut_end()?;
+        Ok(log)
+    }
+
+    /// The last transaction in the log, waiting ones included; zero when the log is empty.
+    #[must_use]
+    pub fn last(&self) -> Zxid {
+        self.last
+    }
+
+    /// Bytes that wait for a flush.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Adds a transaction (header, body, digest) to what the next flush writes. It isn't on the disk before that.
+    pub fn append(&mut self, zxid: Zxid, txn: &[u8]) {
+        if zxid <= self.last {
+            tracing::warn!(%zxid, last = %self.last, "a transaction is appended to the log out of order");
+        }
+        if self.waiting == 0 {
+            self.first_waiting = zxid;
+        }
+        put_record(txn, &mut self.buffer);
+        self.waiting += 1;
+        self.last = zxid;
+    }
+
+    /// Writes what waits with one call and flushes it. `None` when nothing waited.
+    pub fn flush(&mut self) -> Result<Option<Flush>, StorageError> {
+        if self.failed {
+            return Err(StorageError::LogFailed);
+        }
+        if self.waiting == 0 {
+            return Ok(None);
+        }
+        let flushed = self.write();
+        self.failed = flushed.is_err();
+        flushed.map(Some)
+    }
+
+    /// Flushes what waits; the next append starts a new file.
+    pub fn roll(&mut self) -> Result<Option<Flush>, StorageError> {
+        let flushed = self.flush()?;
+        self.close_file();
+        Ok(flushed)
+    }
+
+    /// Removes every transaction after `to`, and every snapshot that holds such: a restart must not bring them back.
+    /// `to` must be a transaction of the log or the point of a snapshot.
+    pub fn truncate(&mut self, to: Zxid, snap_dir: &Path) -> Result<(), StorageError> {
+        self.roll()?;
+        let result = self.truncate_files(to, snap_dir);
+        self.failed =
+            matches!(&result, Err(e) if !matches!(e, StorageError::TruncateTarget { .. }));
+        self.last = result?;
+        Ok(())
+    }
+
+    fn truncate_files(&self, to: Zxid, snap_dir: &Path) -> Result<Zxid, StorageError> {
+        let files = dirs::log_files(&self.dir)?;
+        let cut = self.cut_point(to, &files)?;
+        let snapshot = snapshot::newest_plausible(snap_dir, to)?;
+        let exact = cut.as_ref().is_some_and(|cut| cut.last == to) || snapshot == Some(to);
+        // Without an older snapshot the removal of the newer ones would leave a log that starts from nothing.
+        if !exact || (snapshot.is_none() && !dirs::snapshot_files(snap_dir)?.is_empty()) {
+            return Err(StorageError::TruncateTarget {
+                dir: self.dir.clone(),
+                to,
+            });
+        }
+        snapshot::remove_newer(snap_dir, to)?;
+        let keep = cut.as_ref().map_or(0, |cut| cut.file + 1);
+        // The newest goes first: a crash on the way leaves a log without a hole.
+        for file in files[keep..].iter().rev() {
+            atomic::remove(&file.path)?;
+            atomic::sync_dir(&self.dir)?;
+        }
+        if let Some(cut) = &cut {
+            cut_file(&files[cut.file].path, cut.end)?;
+        }
+        Ok(to)
+    }
+
+    /// Where the log must end so that `to` is its last transaction, or the last one below if it isn't in the log.
+    fn cut_point(&self, to: Zxid, files: &[DataFile]) -> Result<Option<CutPoint>, StorageError> {
+        let Some(file) = files.iter().rposition(|file| file.zxid <= to) else {
+            return Ok(None);
+        };
+        let mut reader = LogFileReader::open(&files[file].path)?;
+        let mut cut = None;
+        while let Next::Record(record) = reader.next_record()? {
+            if record.zxid > to {
+                break;
+            }
+            cut = Some(CutPoint {
+                file,
+                end: record.end,
+                last: record.zxid,
+            });
+        }
+        Ok(cut)
+    }
+
+    fn write(&mut self) -> Result<Flush, StorageError> {
+        let needed = self.buffer.len() as u64;
+        let full = |open: &OpenFile| {
+            self.options
+                .roll_at_bytes
+                .is_some_and(|limit| open.position >= limit)
+        };
+        if self.file.as_ref().is_some_and(full) {
+            self.close_file();
+        }
+        let open = match &mut self.file {
+            Some(open) => open,
+            None => self
+                .file
+                .insert(OpenFile::create(&self.dir, self.first_waiting)?),
+        };
+        open.reserve(needed, self.options.preallocate_bytes);
+        open.file
+            .write_all_at(&self.buffer, open.position)
+            .map_err(StorageError::io("write", &open.path))?;
+        let sync_time = if self.options.force_sync {
+            open.sync(&self.dir)?
+        } else {
+            Duration::ZERO
+        };
+        open.position += needed;
+        let flush = Flush {
+            through: self.last,
+            transactions: self.waiting,
+            bytes: needed,
+            sync_time,
+        };
+        self.buffer.clear();
+        self.buffer.shrink_to(crate::limits::LOG_BATCH_BYTES);
+        self.waiting = 0;
+        Ok(flush)
+    }
+
+    /// Ends the current file and gives its reserved space back. Whether that survives a crash doesn't matter: zeros are
+    /// no records.
+    fn close_file(&mut self) {
+        if let Some(open) = self.file.take()
+            && let Err(e) = open.file.set_len(open.position)
+        {
+            tracing::warn!(file = %open.path.display(), error = %e, "cannot give back a log file's reserved space");
+        }
+    }
+
+    /// Cuts the newest file after its last whole record, and removes files without any. Gives the last record's zxid.
+    fn cut_end(&self) -> Result<Zxid, StorageError> {
+        for file in dirs::log_files(&self.dir)?.iter().rev() {
+            let mut reader = LogFileReader::open(&file.path)?;
+            let ending = loop {
+                if let Next::End(ending) = reader.next_record()? {
+                    break ending;
+                }
+            };
+            if reader.last() == Zxid::ZERO {
+                tracing::info!(file = %file.path.display(), "removing a log file without any whole record");
+                atomic::remove(&file.path)?;
+                atomic::sync_dir(&self.dir)?;
+                continue;
+            }
+            if reader.position() < reader.len() {
+                tracing::info!(
+                    file = %file.path.display(), from = reader.len(), to = reader.position(), ?ending,
+                    last = %reader.last(), "cutting the log after its last whole record"
+                );
+                cut_file(&file.path, reader.position())?;
+            }
+            return Ok(reader.last());
+        }
+        Ok(Zxid::ZERO)
+    }
+}
+
+fn cut_file(path: &Path, len: u64) -> Result<(), StorageError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(StorageError::io("open", path))?;
+    file.set_len(len)
+        .and_then(|()| file.sync_all())
+        .map_err(StorageError::io("shorten", path))
+}
+
+impl OpenFile {
+    fn create(dir: &Path, first: Zxid) -> Result<Self, StorageError> {
+        let path = dirs::data_path(dir, LOG, first);
+        // A file of that name would hold this transaction already: never overwrite it.
+        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = file.map_err(StorageError::io("create", &path))?;
+        file.write_all_at(&file_header(), 0)
+            .map_err(StorageError::io("write", &path))?;
+        let header = FILE_HEADER as u64;
+        Ok(Self {
+            file,
+            path,
+            position: header,
+            size: header,
+            published: false,
+        })
+    }
+
+    /// Reserves space for `needed` more bytes. That it fails is no harm: the write itself tells whether there is room.
+    fn reserve(&mut self, needed: u64, step: u64) {
+        let Some(size) = padded_size(self.position + needed, self.size, step) else {
+            return;
+        };
+        let reserved = match fallocate(
+            &self.file,
+            FallocateFlags::empty(),
+            self.size,
+            size - self.size,
+        ) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.file.set_len(size),
+            other => other.map_err(Into::into),
+        };
+        match reserved {
+            Ok(()) => self.size = size,
+            Err(e) => {
+                tracing::warn!(file = %self.path.display(), error = %e, "cannot reserve space for the log")
+            }
+        }
+    }
+
+    /// Flushes the file, and after its first write its name too.
+    fn sync(&mut self, dir: &Path) -> Result<Duration, StorageError> {
+        let begin = Instant::now();
+        self.file
+            .sync_data()
+            .map_err(StorageError::io("flush", &self.path))?;
+        if !self.published {
+            atomic::sync_dir(dir)?;
+            self.published = true;
+        }
+        Ok(begin.elapsed())
+    }
+}
+
+/// The new size of a file that is written up to `end`, or `None` when the reserved space still suffices. As Apache does
+/// it: by whole steps, while there is still room for a small record.
+fn padded_size(end: u64, size: u64, step: u64) -> Option<u64> {
+    const SPARE: u64 = 4096;
+    if step == 0 || end + SPARE < size {
+        return None;
+    }
+    Some(size + ((end + SPARE - size) / step + 1) * step)
+}

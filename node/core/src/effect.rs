@@ -232,6 +232,17 @@ pub enum Effect {
     Halt(String),
 }
 
+impl Effect {
+    /// Whether everything committed before must be in the replica when this is executed.
+    #[must_use]
+    pub fn needs_settled_replica(&self) -> bool {
+        matches!(
+            self,
+            Self::SendSnapshot { .. } | Self::InstallSnapshot { .. } | Self::SaveSnapshot(_) | Self::Truncate(_)
+        )
+    }
+}
+
 /// What a peer became.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleInfo {

@@ -93,15 +93,33 @@ pub struct Clock {
     pub wall_ms: i64,
 }
 
-/// What a step asks for. Effects and work are independent of each other; each list keeps its order.
+/// One thing that a step asks for.
+#[derive(Debug)]
+pub enum Action {
+    /// For network and disk.
+    Effect(Effect),
+    /// For the replica and the clients. It may be put off to be performed together with what comes later, but not beyond
+    /// an effect that looks at the replica or replaces it ([`Effect::needs_settled_replica`]).
+    Work(Work),
+}
+
+/// What a step asks for, in order.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// For network and disk.
-    pub effects: Vec<Effect>,
-    /// For the replica and the clients.
-    pub work: Vec<Work>,
-    /// Perform all work, then say [`Event::Settled`].
+    /// To be executed in this order.
+    pub actions: Vec<Action>,
+    /// Then perform all work and say [`Event::Settled`].
     pub settle: bool,
+}
+
+impl Output {
+    fn effect(&mut self, effect: Effect) {
+        self.actions.push(Action::Effect(effect));
+    }
+
+    fn work(&mut self, work: Work) {
+        self.actions.push(Action::Work(work));
+    }
 }
 
 /// Whether clients are served.
@@ -249,18 +267,18 @@ impl Member {
             Effect::LearnerTouched { link: _, sessions } => self.touched(clock.now, &sessions),
             Effect::SaveConfig(config) => {
                 let (text, version) = (config.to_string(), config.version);
-                out.work.push(Work::SetConfig { text, version, time: clock.wall_ms });
-                out.effects.push(Effect::SaveConfig(config));
+                out.work(Work::SetConfig { text, version, time: clock.wall_ms });
+                out.effect(Effect::SaveConfig(config));
             }
             Effect::InstallSnapshot { link, zxid } => {
                 self.committed = zxid;
-                out.effects.push(Effect::InstallSnapshot { link, zxid });
+                out.effect(Effect::InstallSnapshot { link, zxid });
             }
             Effect::Truncate(zxid) => {
                 self.committed = self.committed.min(zxid);
-                out.effects.push(Effect::Truncate(zxid));
+                out.effect(Effect::Truncate(zxid));
             }
-            other => out.effects.push(other),
+            other => out.effect(other),
         }
     }
 
@@ -269,7 +287,7 @@ impl Member {
             Ok(entry) => entry,
             Err(error) => {
                 let line = format!("the committed transaction {} cannot be decoded: {error}", proposal.zxid);
-                out.effects.push(Effect::Halt(line));
+                out.effect(Effect::Halt(line));
                 return;
             }
         };
@@ -283,7 +301,7 @@ impl Member {
             leading.committed(&entry.header, inputs);
         }
         let session = entry.header.session;
-        out.work.push(Work::Apply { entry, waiting, connected, closing });
+        out.work(Work::Apply { entry, waiting, connected, closing });
         self.release_syncs(session, out);
     }
 
@@ -306,7 +324,7 @@ impl Member {
             out.settle = true;
         } else {
             self.service = Service::Stopped;
-            out.work.push(Work::CloseAll);
+            out.work(Work::CloseAll);
         }
     }
 
@@ -315,14 +333,14 @@ impl Member {
             return;
         }
         let config = self.peer.config();
-        out.work.push(Work::SetConfig { text: config.to_string(), version: config.version, time: clock.wall_ms });
+        out.work(Work::SetConfig { text: config.to_string(), version: config.version, time: clock.wall_ms });
         if self.peer.state() == PeerState::Leading {
             self.start_leading(clock, replica, out);
         } else {
             self.service =
                 Service::Learner { moving: BTreeMap::new(), syncs: VecDeque::new(), touched: BTreeMap::new() };
         }
-        out.work.push(Work::Serve);
+        out.work(Work::Serve);
     }
 
     fn connect(
@@ -335,7 +353,7 @@ impl Member {
     ) {
         // A client that has seen more than this server must find another one.
         if !self.is_serving() || request.last_zxid_seen > self.committed.max(replica.last_zxid()) {
-            out.work.push(Work::Close(connection));
+            out.work(Work::Close(connection));
             return;
         }
         let (min, max) = (self.settings.min_session_timeout_ms, self.settings.max_session_timeout_ms);
@@ -353,10 +371,10 @@ impl Member {
         let session = request.session;
         if let Some(old) = self.by_session.remove(&session) {
             self.closed(old);
-            out.work.push(Work::Close(old));
+            out.work(Work::Close(old));
         }
         if request.password.as_deref() != Some(&password(session)) {
-            out.work.push(refuse(connection, &request));
+            out.work(refuse(connection, &request));
             return;
         }
         self.clients.insert(connection, Client { session, timeout_ms, has_read_only });
@@ -369,7 +387,7 @@ impl Member {
             Service::Learner { moving, .. } => {
                 if let Some((old, _)) = moving.insert(session, (connection, request)) {
                     self.clients.remove(&old);
-                    out.work.push(Work::Close(old));
+                    out.work(Work::Close(old));
                 }
                 self.input(clock, Input::Forward(Forward::Revalidate(wanted)), replica, out);
             }
@@ -388,17 +406,17 @@ impl Member {
         let Some(client) = self.clients.get(&connection).copied() else { return };
         if valid {
             self.by_session.insert(client.session, connection);
-            out.work.push(Work::Connected { connection, response: accepted(client) });
+            out.work(Work::Connected { connection, response: accepted(client) });
         } else {
             self.clients.remove(&connection);
-            out.work.push(refuse(connection, request));
+            out.work(refuse(connection, request));
         }
     }
 
     fn write(&mut self, clock: Clock, write: ClientWrite, replica: &Replica, out: &mut Output) {
         let known = self.clients.get(&write.connection).is_some_and(|client| client.session == write.session);
         if !known || !self.is_serving() {
-            out.work.push(Work::Close(write.connection));
+            out.work(Work::Close(write.connection));
             return;
         }
         self.submit(clock, write, replica, out);
@@ -451,7 +469,7 @@ impl Member {
         while let Some(pending) = self.pipeline.take_answered(session) {
             let Some(connection) = pending.connection else { continue };
             let result = pending.sync_path.map(Response::Path).ok_or(ErrorCode::MARSHALLING_ERROR);
-            out.work.push(Work::Reply { connection, xid: pending.xid, result });
+            out.work(Work::Reply { connection, xid: pending.xid, result });
         }
     }
 

@@ -1,0 +1,92 @@
+//! What the driver, the connections and the disk share: the replica above all.
+//!
+//! Lock order: replica, then watches, then a connection's outbox. Only the driver changes the replica.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use node_core::replica::Replica;
+use node_core::tree::{SnapshotId, TreeOptions};
+use node_core::watch::{ConnectionId, WatchTable};
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::net::outbox::Connection;
+use crate::status::Status;
+
+/// Nodes that are taken from the tree for a snapshot under one lock.
+const SNAPSHOT_NODES: usize = 256;
+
+/// See the module.
+pub struct Shared {
+    /// What was read at the start.
+    pub config: Config,
+    /// Tree and sessions.
+    pub replica: RwLock<Replica>,
+    /// Counts how often another replica took the place of the old one; changed under the replica's lock.
+    pub generation: AtomicU64,
+    /// The watches of this server's clients.
+    pub watches: Mutex<WatchTable>,
+    /// The connections of clients that have a session, or are about to.
+    pub connections: Mutex<HashMap<ConnectionId, Arc<Connection>>>,
+    /// Whether clients are served.
+    pub serving: AtomicBool,
+    /// What the driver last said of itself.
+    pub status: Mutex<Status>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// What a tree is built with.
+    pub tree_options: TreeOptions,
+}
+
+impl Shared {
+    /// Whether clients are served.
+    pub fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Acquire)
+    }
+
+    /// Puts another replica in the place of the old one. Snapshots of the old one end.
+    pub fn replace_replica(&self, replica: Replica) {
+        let mut current = self.replica.write();
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        *current = replica;
+    }
+
+    /// Begins a snapshot of what the replica holds now.
+    pub fn begin_snapshot(self: &Arc<Self>) -> ActiveSnapshot {
+        let mut replica = self.replica.write();
+        ActiveSnapshot {
+            id: replica.begin_snapshot(),
+            generation: self.generation.load(Ordering::Relaxed),
+            shared: self.clone(),
+        }
+    }
+}
+
+/// A snapshot that is being taken. It ends when this is dropped.
+pub struct ActiveSnapshot {
+    shared: Arc<Shared>,
+    generation: u64,
+    id: SnapshotId,
+}
+
+impl ActiveSnapshot {
+    /// Appends the next piece; tells whether it was the last. `None` if the replica has been replaced: what was written
+    /// so far is of no use.
+    pub fn chunk(&self, piece: &mut Vec<u8>) -> Option<bool> {
+        let mut replica = self.shared.replica.write();
+        let is_current = self.shared.generation.load(Ordering::Relaxed) == self.generation;
+        is_current.then(|| replica.snapshot_chunk(self.id, SNAPSHOT_NODES, piece))
+    }
+}
+
+impl Drop for ActiveSnapshot {
+    fn drop(&mut self) {
+        let mut replica = self.shared.replica.write();
+        if self.shared.generation.load(Ordering::Relaxed) == self.generation {
+            replica.end_snapshot(self.id);
+        }
+    }
+}

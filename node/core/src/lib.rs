@@ -9,3 +9,10 @@ pub mod zxid;
 pub mod proto;
 
 pub mod quorum;
+
+mod local;
+
+pub mod effect;
+pub mod election;
+pub mod peer;
+mod zab;

@@ -1,0 +1,332 @@
+//! Fast leader election (protocol reference §3.2–§3.5): everybody votes, and changes to the better vote that it hears of,
+//! until a quorum has the same.
+//!
+//! The messages are Apache's. Two things make it faster. When every voter that can be reached has voted for the same,
+//! nothing better can come, and the election is over at once. And a server that hears a vote from somebody who can't
+//! know its own answers with it, instead of waiting for the next round of messages.
+
+use std::collections::BTreeMap;
+
+use crate::effect::Effect;
+use crate::local::Local;
+use crate::proto::election::{Notification, PeerState};
+use crate::zxid::{ServerId, Time};
+
+pub mod vote;
+
+use vote::Vote;
+
+/// What was heard from a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Heard {
+    vote: Vote,
+    round: i64,
+    state: PeerState,
+    versioned: bool,
+}
+
+/// How an election ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Elected {
+    pub(crate) vote: Vote,
+    pub(crate) round: i64,
+}
+
+/// An election in which this server takes part.
+#[derive(Debug)]
+pub(crate) struct Election {
+    round: i64,
+    /// What this server votes for before it has heard of anything better.
+    own: Vote,
+    proposal: Vote,
+    /// Votes of this round.
+    received: BTreeMap<ServerId, Heard>,
+    /// Votes of servers that have a leader.
+    settled: BTreeMap<ServerId, Heard>,
+    resend_at: Time,
+    resend_ms: u64,
+    /// When a quorum's vote stands if nothing better comes.
+    decide_at: Option<Time>,
+    /// Until when this server stands back.
+    abstain_until: Option<Time>,
+}
+
+impl Election {
+    /// Begins the next round. A server that stands back votes for nobody with its own history: it then accepts only
+    /// candidates who have all that it has.
+    pub(crate) fn start(
+        now: Time,
+        local: &mut Local,
+        abstain_until: Option<Time>,
+        effects: &mut Vec<Effect>,
+    ) -> (Self, Option<Elected>) {
+        local.round += 1;
+        let mut election = Self {
+            round: local.round,
+            own: Vote::NONE,
+            proposal: Vote::NONE,
+            received: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            resend_at: now.after(local.timing.resend_min_ms),
+            resend_ms: local.timing.resend_min_ms,
+            decide_at: None,
+            abstain_until,
+        };
+        election.own = election.own_vote(local);
+        election.proposal = election.own;
+        election.tell_all(local, effects);
+        let elected = election.decide(now, local);
+        (election, elected)
+    }
+
+    fn own_vote(&self, local: &Local) -> Vote {
+        if local.observer {
+            return Vote::NONE;
+        }
+        let stands = local.may_stand() && self.abstain_until.is_none();
+        Vote {
+            peer_epoch: local.current_epoch,
+            zxid: local.history.last(),
+            leader: if stands { local.my_id } else { Vote::NOBODY },
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Time {
+        [self.decide_at, self.abstain_until]
+            .into_iter()
+            .flatten()
+            .fold(self.resend_at, Time::min)
+    }
+
+    pub(crate) fn proposal(&self) -> Vote {
+        self.proposal
+    }
+
+    pub(crate) fn tick(
+        &mut self,
+        now: Time,
+        local: &Local,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Elected> {
+        if self.decide_at.is_some_and(|at| at <= now) {
+            return Some(self.elected());
+        }
+        if self.abstain_until.is_some_and(|at| at <= now) {
+            self.abstain_until = None;
+            self.own = self.own_vote(local);
+            if self.own > self.proposal {
+                self.proposal = self.own;
+                self.tell_all(local, effects);
+            }
+        }
+        if self.resend_at <= now {
+            self.tell_all(local, effects);
+            self.resend_ms = (self.resend_ms * 2).min(local.timing.resend_max_ms);
+            self.resend_at = now.after(self.resend_ms);
+        }
+        self.decide(now, local)
+    }
+
+    /// The connection to a server came up or broke.
+    pub(crate) fn link(
+        &mut self,
+        now: Time,
+        local: &Local,
+        peer: ServerId,
+        up: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Elected> {
+        if up && local.is_voter(peer) {
+            self.tell(local, peer, effects);
+        }
+        self.decide(now, local)
+    }
+
+    /// A voter's message.
+    pub(crate) fn notification(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        from: ServerId,
+        n: &Notification,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Elected> {
+        let heard = Heard {
+            vote: Vote {
+                peer_epoch: n.peer_epoch,
+                zxid: n.zxid,
+                leader: n.leader,
+            },
+            round: n.round,
+            state: n.state,
+            versioned: n.version > 0,
+        };
+        match n.state {
+            PeerState::Looking => self.hear_looking(now, local, from, heard, effects),
+            PeerState::Observing => None,
+            PeerState::Following | PeerState::Leading if !local.is_voter(n.leader) => None,
+            PeerState::Following | PeerState::Leading => self.hear_settled(local, from, heard),
+        }
+    }
+
+    fn hear_looking(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        from: ServerId,
+        heard: Heard,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Elected> {
+        // A server that stands back has no candidate, but it has to hear of ours.
+        let candidate = local.is_voter(heard.vote.leader) && heard.vote.zxid.0 != -1;
+        if heard.round < self.round {
+            self.tell(local, from, effects);
+            return None;
+        }
+        if heard.round > self.round {
+            self.round = heard.round;
+            local.round = heard.round;
+            self.received.clear();
+            self.proposal = self.own;
+            if candidate && self.is_better(local, heard.vote) {
+                self.proposal = heard.vote;
+            }
+            self.tell_all(local, effects);
+        } else if candidate && self.is_better(local, heard.vote) {
+            self.proposal = heard.vote;
+            self.tell_all(local, effects);
+        } else if self
+            .received
+            .get(&from)
+            .is_none_or(|old| old.vote != heard.vote && heard.vote < self.proposal)
+        {
+            self.tell(local, from, effects);
+        }
+        if candidate || heard.vote.leader == Vote::NOBODY {
+            self.received.insert(from, heard);
+        }
+        self.decide(now, local)
+    }
+
+    /// Whether to change to a vote. This is the one place that judges candidates.
+    fn is_better(&self, local: &Local, vote: Vote) -> bool {
+        local.last_seen_config().may_lead(vote.leader) && vote > self.proposal
+    }
+
+    /// A server that has a leader: join if a quorum has the same and the leader says so itself.
+    fn hear_settled(&mut self, local: &mut Local, from: ServerId, heard: Heard) -> Option<Elected> {
+        if heard.round == self.round {
+            self.received.insert(from, heard);
+            let mut votes = self.received.clone();
+            votes.insert(local.my_id, self.own_heard());
+            let agrees = |id: ServerId| votes.get(&id).is_some_and(|v| agree_in_round(v, &heard));
+            if local.is_quorum(agrees) && self.leader_confirms(local, &votes, &heard) {
+                return Some(Elected {
+                    vote: heard.vote,
+                    round: heard.round,
+                });
+            }
+        }
+        self.settled.insert(from, heard);
+        let agrees = |id: ServerId| {
+            self.settled
+                .get(&id)
+                .is_some_and(|v| agree_settled(v, &heard))
+        };
+        if local.is_quorum(agrees) && self.leader_confirms(local, &self.settled, &heard) {
+            self.round = heard.round;
+            local.round = heard.round;
+            return Some(Elected {
+                vote: heard.vote,
+                round: heard.round,
+            });
+        }
+        None
+    }
+
+    fn leader_confirms(
+        &self,
+        local: &Local,
+        votes: &BTreeMap<ServerId, Heard>,
+        heard: &Heard,
+    ) -> bool {
+        let leader = heard.vote.leader;
+        if leader == local.my_id {
+            return heard.round == self.round && local.may_stand() && self.abstain_until.is_none();
+        }
+        votes
+            .get(&leader)
+            .is_some_and(|v| v.state == PeerState::Leading)
+    }
+
+    fn own_heard(&self) -> Heard {
+        Heard {
+            vote: self.proposal,
+            round: self.round,
+            state: PeerState::Looking,
+            versioned: true,
+        }
+    }
+
+    fn elected(&self) -> Elected {
+        Elected {
+            vote: self.proposal,
+            round: self.round,
+        }
+    }
+
+    /// Ends the election if a quorum votes as this server does: at once when everybody who can be reached does, else
+    /// after a wait.
+    fn decide(&mut self, now: Time, local: &Local) -> Option<Elected> {
+        let agrees = |id: ServerId| {
+            id == local.my_id
+                || self.received.get(&id).is_some_and(|v| {
+                    v.vote == self.proposal
+                        && (v.state != PeerState::Looking || v.round == self.round)
+                })
+        };
+        if self.proposal.leader == Vote::NOBODY || !local.is_quorum(agrees) {
+            self.decide_at = None;
+            return None;
+        }
+        let unreachable = |id: &ServerId| local.links.get(id) == Some(&false);
+        if local
+            .voters()
+            .into_iter()
+            .all(|id| agrees(id) || unreachable(&id))
+        {
+            return Some(self.elected());
+        }
+        self.decide_at
+            .get_or_insert(now.after(local.timing.finalize_wait_ms));
+        None
+    }
+
+    /// Answers one server with this server's vote.
+    pub(crate) fn tell(&self, local: &Local, to: ServerId, effects: &mut Vec<Effect>) {
+        if to != local.my_id {
+            let notification = local.notification(PeerState::Looking, self.round, self.proposal);
+            effects.push(Effect::Notify { to, notification });
+        }
+    }
+
+    fn tell_all(&self, local: &Local, effects: &mut Vec<Effect>) {
+        for id in local.voters() {
+            self.tell(local, id, effects);
+        }
+    }
+}
+
+/// Whether a vote of this round counts for a settled server's vote. Between settled servers only the leader is compared.
+fn agree_in_round(counted: &Heard, heard: &Heard) -> bool {
+    if counted.state == PeerState::Looking {
+        return counted.vote == heard.vote && counted.round == heard.round;
+    }
+    counted.vote.leader == heard.vote.leader
+}
+
+/// Whether two settled servers have the same leader.
+fn agree_settled(a: &Heard, b: &Heard) -> bool {
+    a.vote.leader == b.vote.leader
+        && (a.versioned != b.versioned || a.vote.peer_epoch == b.vote.peer_epoch)
+}

@@ -1,0 +1,168 @@
+//! What a peer knows and keeps whatever its role is: its identity, epochs, configurations, history and last vote.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::effect::Effect;
+use crate::election::vote::Vote;
+use crate::proto::election::{Notification, PeerState};
+use crate::quorum::config::{MemberRole, QuorumConfig};
+use crate::zab::history::History;
+use crate::zxid::{Epoch, ServerId};
+
+/// Every interval that the protocol knows, in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// The unit of the two limits ("tickTime").
+    pub tick_ms: u64,
+    /// Ticks that a learner may take to connect and synchronize.
+    pub init_limit: u32,
+    /// Ticks that leader and learner may be silent.
+    pub sync_limit: u32,
+    /// How long an election waits for a better vote when some voters have not voted.
+    pub finalize_wait_ms: u64,
+    /// The first interval at which votes are sent again; it doubles each time.
+    pub resend_min_ms: u64,
+    /// The last one.
+    pub resend_max_ms: u64,
+    /// Pause between two attempts to connect to the leader.
+    pub dial_pause_ms: u64,
+    /// Attempts to connect to the leader.
+    pub dial_attempts: u32,
+    /// How long a learner that connects before its leader is elected is kept.
+    pub early_learner_ms: u64,
+    /// How long a leader that resigned waits for its last proposals, and stands back in the election after it.
+    pub resign_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            tick_ms: 2000,
+            init_limit: 10,
+            sync_limit: 5,
+            finalize_wait_ms: 200,
+            resend_min_ms: 200,
+            resend_max_ms: 60_000,
+            dial_pause_ms: 100,
+            dial_attempts: 5,
+            early_learner_ms: 1000,
+            resign_ms: 2000,
+        }
+    }
+}
+
+impl Timing {
+    pub(crate) fn init_ms(&self) -> u64 {
+        self.tick_ms * u64::from(self.init_limit)
+    }
+
+    pub(crate) fn sync_ms(&self) -> u64 {
+        self.tick_ms * u64::from(self.sync_limit)
+    }
+}
+
+pub(crate) struct Local {
+    pub(crate) my_id: ServerId,
+    pub(crate) timing: Timing,
+    pub(crate) reconfig_enabled: bool,
+    /// Only an observer may be without.
+    pub(crate) keeps_disk: bool,
+    pub(crate) observer: bool,
+    pub(crate) accepted_epoch: Epoch,
+    pub(crate) current_epoch: Epoch,
+    pub(crate) config: Arc<QuorumConfig>,
+    /// A configuration that was proposed and is not known to be committed ("last seen"), newer than `config`.
+    pub(crate) next_config: Option<Arc<QuorumConfig>>,
+    pub(crate) history: History,
+    /// The last election's round; starts at 0 with the process.
+    pub(crate) round: i64,
+    /// Whom this server elected last.
+    pub(crate) vote: Vote,
+    /// Election connections, as far as the shell has told.
+    pub(crate) links: BTreeMap<ServerId, bool>,
+}
+
+impl Local {
+    /// Whether `id` votes in the current or in the next configuration.
+    pub(crate) fn is_voter(&self, id: ServerId) -> bool {
+        self.config.is_voter(id) || self.next_config.as_ref().is_some_and(|c| c.is_voter(id))
+    }
+
+    /// All of them.
+    pub(crate) fn voters(&self) -> Vec<ServerId> {
+        let next = self.next_config.iter().flat_map(|c| c.voters());
+        let mut voters: Vec<ServerId> = self.config.voters().chain(next).collect();
+        voters.sort_unstable();
+        voters.dedup();
+        voters
+    }
+
+    /// Whether this server may be elected.
+    pub(crate) fn may_stand(&self) -> bool {
+        !self.observer && self.config.is_voter(self.my_id)
+    }
+
+    /// Whether the servers that have it are a quorum of every configuration that counts.
+    pub(crate) fn is_quorum(&self, has: impl Fn(ServerId) -> bool) -> bool {
+        self.config.is_quorum(&has) && self.next_config.as_ref().is_none_or(|c| c.is_quorum(&has))
+    }
+
+    /// The configuration that this server has seen last.
+    pub(crate) fn last_seen_config(&self) -> &Arc<QuorumConfig> {
+        self.next_config.as_ref().unwrap_or(&self.config)
+    }
+
+    /// Tells a vote.
+    pub(crate) fn notification(&self, state: PeerState, round: i64, vote: Vote) -> Notification {
+        Notification {
+            state,
+            leader: vote.leader,
+            zxid: vote.zxid,
+            round,
+            peer_epoch: vote.peer_epoch,
+            version: Notification::VERSION,
+            config: self.config.to_string(),
+        }
+    }
+
+    /// A configuration was proposed.
+    pub(crate) fn see_config(&mut self, config: QuorumConfig, effects: &mut Vec<Effect>) {
+        if self.reconfig_enabled && config.version > self.last_seen_config().version {
+            let config = Arc::new(config);
+            effects.push(Effect::SaveNextConfig(config.clone()));
+            self.next_config = Some(config);
+        }
+    }
+
+    /// A configuration was committed. Tells whether this server's own part in the ensemble has changed.
+    pub(crate) fn activate_config(
+        &mut self,
+        config: Arc<QuorumConfig>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        if !self.reconfig_enabled || config.version <= self.config.version {
+            return false;
+        }
+        let before = (self.observer, self.config.is_voter(self.my_id));
+        self.observer = config
+            .member(self.my_id)
+            .is_some_and(|m| m.role == MemberRole::Observer);
+        if self
+            .next_config
+            .as_ref()
+            .is_some_and(|next| next.version <= config.version)
+        {
+            self.next_config = None;
+        }
+        effects.push(Effect::SaveConfig(config.clone()));
+        self.config = config;
+        before != (self.observer, self.config.is_voter(self.my_id))
+    }
+
+    /// The configuration that was seen last is the one now. Tells as [`Self::activate_config`] does.
+    pub(crate) fn activate_last_seen_config(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let config = self.last_seen_config().clone();
+        self.activate_config(config, effects)
+    }
+}

@@ -1,0 +1,619 @@
+//! One server of an ensemble, as far as agreeing on the history of transactions goes: it elects, leads, follows, observes.
+//!
+//! The peer routes what happens to its role and moves between roles. Transactions are cargo: it never sees the tree.
+//!
+//! ```text
+//!          ┌───────────────── lost, or not established ───────────────┐
+//!          ▼                                                          │
+//!       Looking ──elected──► Leading | Following | Observing ─────────┤
+//!          ▲                                                          │
+//!          └── Settling (the log is still being cut) ◄────────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::effect::{Effect, Input, Leave, LinkId, RoleInfo};
+use crate::election::vote::Vote;
+use crate::election::{Elected, Election};
+use crate::local::Local;
+pub use crate::local::Timing;
+use crate::proto::election::{Notification, PeerState};
+use crate::proto::quorum::{Packet, Proposal};
+use crate::quorum::config::{MemberRole, QuorumConfig};
+use crate::zab::history::History;
+use crate::zab::leader::Leader;
+use crate::zab::learner::Learner;
+use crate::zxid::{Epoch, ServerId, Time, Zxid};
+
+/// What a peer is told when it is made.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Its id ("myid").
+    pub my_id: ServerId,
+    /// The committed configuration.
+    pub config: QuorumConfig,
+    /// Intervals.
+    pub timing: Timing,
+    /// Whether the configuration may change while it runs.
+    pub reconfig_enabled: bool,
+    /// Whether it is an observer by its own file ("peerType"). The configuration can make it one too.
+    pub observer: bool,
+    /// Whether an observer keeps log and snapshots. Others always do.
+    pub observer_keeps_disk: bool,
+}
+
+/// What was found on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The epoch that was agreed to.
+    pub accepted_epoch: Epoch,
+    /// The epoch of the history.
+    pub current_epoch: Epoch,
+    /// The end of the history; the tree is there too.
+    pub last_zxid: Zxid,
+    /// The end of the log without gaps, up to `last_zxid`: what learners can be brought up to date with.
+    pub recent: Vec<Proposal>,
+    /// A configuration that was proposed and not yet known to be committed.
+    pub last_seen_config: Option<QuorumConfig>,
+}
+
+/// Connections that may wait for this server to be elected.
+const EARLY_LEARNERS_MAX: usize = 64;
+
+/// A learner that connected before this server knew that it leads.
+#[derive(Debug)]
+struct EarlyLearner {
+    until: Time,
+    packet: Option<Packet>,
+}
+
+enum Role {
+    Looking(Election),
+    Leading(Leader),
+    Following(Learner),
+    Observing(Learner),
+    /// Waits for the log to be cut before it may say in an election where its history ends.
+    Settling,
+    Halted,
+}
+
+/// One server of an ensemble.
+pub struct Peer {
+    local: Local,
+    role: Role,
+    links_dialled: u64,
+    early: BTreeMap<LinkId, EarlyLearner>,
+    /// What a role's start asked for, until the first step.
+    started: Vec<Effect>,
+}
+
+impl Peer {
+    /// A server that begins to look for a leader. What it has to do first comes out of its first step.
+    #[must_use]
+    pub fn new(config: PeerConfig, recovered: Recovered, now: Time) -> Self {
+        let Recovered {
+            accepted_epoch,
+            current_epoch,
+            last_zxid,
+            recent,
+            last_seen_config,
+        } = recovered;
+        let in_config = config.config.member(config.my_id).map(|m| m.role);
+        let observer = config.observer || in_config == Some(MemberRole::Observer);
+        let next_config = last_seen_config
+            .filter(|c| config.reconfig_enabled && c.version > config.config.version);
+        let mut peer = Self {
+            local: Local {
+                my_id: config.my_id,
+                timing: config.timing,
+                reconfig_enabled: config.reconfig_enabled,
+                keeps_disk: !observer || config.observer_keeps_disk,
+                observer,
+                accepted_epoch,
+                current_epoch,
+                config: Arc::new(config.config),
+                next_config: next_config.map(Arc::new),
+                history: History::recovered(recent, last_zxid),
+                round: 0,
+                vote: Vote::NONE,
+                links: BTreeMap::new(),
+            },
+            role: Role::Settling,
+            links_dialled: 0,
+            early: BTreeMap::new(),
+            started: Vec::new(),
+        };
+        let mut effects = Vec::new();
+        peer.look(now, "started".into(), false, &mut effects);
+        peer.started = effects;
+        peer
+    }
+
+    /// Advances the peer by one input. Never blocks and never fails.
+    pub fn step(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
+        effects.append(&mut self.started);
+        if matches!(self.role, Role::Halted) {
+            return;
+        }
+        let result = self.route(now, input, effects);
+        match result {
+            Ok(()) => {}
+            Err(Leave::Look(why)) => self.leave(now, why, false, effects),
+            Err(Leave::Resign(why)) => self.leave(now, why, true, effects),
+            Err(Leave::Halt(why)) => {
+                self.role = Role::Halted;
+                effects.push(Effect::Halt(why));
+            }
+        }
+    }
+
+    /// The latest time at which `Input::Tick` is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Time {
+        if !self.started.is_empty() {
+            return Time(0);
+        }
+        let role = match &self.role {
+            Role::Looking(election) => election.next_deadline(),
+            Role::Leading(leader) => leader.next_deadline(),
+            Role::Following(learner) | Role::Observing(learner) => learner.next_deadline(),
+            Role::Settling | Role::Halted => Time(u64::MAX),
+        };
+        self.early.values().map(|e| e.until).fold(role, Time::min)
+    }
+
+    fn route(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) -> Result<(), Leave> {
+        match input {
+            Input::Tick => self.tick(now, effects),
+            Input::Notification { from, notification } => {
+                self.notification(now, from, &notification, effects);
+                Ok(())
+            }
+            Input::ElectionLink { peer, up } => {
+                self.local.links.insert(peer, up);
+                if let Role::Looking(election) = &mut self.role {
+                    let elected = election.link(now, &self.local, peer, up, effects);
+                    self.take_part(now, elected, effects);
+                }
+                Ok(())
+            }
+            Input::LinkUp(link) => {
+                self.link_up(now, link, effects);
+                Ok(())
+            }
+            Input::LinkDown(link) => self.link_down(now, link),
+            Input::Packet { link, packet } => self.packet(now, link, packet, effects),
+            Input::SnapshotReceived { link, zxid } => {
+                if let Role::Following(learner) | Role::Observing(learner) = &mut self.role {
+                    learner.snapshot_received(now, &mut self.local, link, zxid, effects);
+                }
+                Ok(())
+            }
+            Input::SnapshotSaved(zxid) => {
+                self.local.history.snapshot_saved(zxid);
+                self.flushed(now, effects)
+            }
+            Input::Flushed(zxid) => {
+                self.local.history.set_flushed(zxid);
+                self.flushed(now, effects)
+            }
+            Input::Truncated(zxid) => self.truncated(now, zxid, effects),
+            Input::Propose(proposal) => match &mut self.role {
+                Role::Leading(leader) => leader.propose(now, &mut self.local, proposal, effects),
+                _ => Err(Leave::Halt(format!(
+                    "proposal {} from a server that does not lead",
+                    proposal.zxid
+                ))),
+            },
+            Input::Forward(forward) => {
+                if let Role::Following(learner) | Role::Observing(learner) = &self.role {
+                    learner.forward(forward, effects);
+                }
+                Ok(())
+            }
+            Input::Answer { link, answer } => {
+                if let Role::Leading(leader) = &self.role {
+                    leader.answer(link, answer, effects);
+                }
+                Ok(())
+            }
+            Input::Touched {
+                link,
+                zxid,
+                sessions,
+            } => {
+                if let Role::Following(learner) | Role::Observing(learner) = &self.role {
+                    learner.touched(link, zxid, sessions, effects);
+                }
+                Ok(())
+            }
+            Input::Resign => match &mut self.role {
+                Role::Leading(leader) => leader.resign(now, &self.local),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn tick(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Leave> {
+        let late: Vec<LinkId> = self
+            .early
+            .iter()
+            .filter(|(_, e)| e.until <= now)
+            .map(|(link, _)| *link)
+            .collect();
+        for link in late {
+            self.early.remove(&link);
+            effects.push(Effect::CloseLink(link));
+        }
+        match &mut self.role {
+            Role::Looking(election) => {
+                let elected = election.tick(now, &self.local, effects);
+                self.take_part(now, elected, effects);
+                Ok(())
+            }
+            Role::Leading(leader) => leader.tick(now, &self.local, effects),
+            Role::Following(learner) | Role::Observing(learner) => {
+                let link = LinkId::dialled(self.links_dialled);
+                self.links_dialled += 1;
+                learner.tick(now, link, effects)
+            }
+            Role::Settling | Role::Halted => Ok(()),
+        }
+    }
+
+    /// A vote arrived: take part in the election, or tell the outcome of the last one.
+    fn notification(
+        &mut self,
+        now: Time,
+        from: ServerId,
+        n: &Notification,
+        effects: &mut Vec<Effect>,
+    ) {
+        if from == self.local.my_id || matches!(self.role, Role::Settling) {
+            return;
+        }
+        let is_voter = self.local.is_voter(from);
+        let state = self.state();
+        let Role::Looking(election) = &mut self.role else {
+            if !is_voter || n.state == PeerState::Looking {
+                let notification =
+                    self.local
+                        .notification(state, self.local.round, self.local.vote);
+                effects.push(Effect::Notify {
+                    to: from,
+                    notification,
+                });
+            }
+            return;
+        };
+        if !is_voter {
+            election.tell(&self.local, from, effects);
+            return;
+        }
+        if self.local.reconfig_enabled
+            && let Ok(config) = QuorumConfig::parse(&n.config)
+            && config.version > self.local.config.version
+        {
+            let differs = !config.same_members(&self.local.config);
+            self.local.activate_config(config.into(), effects);
+            if differs {
+                self.look(now, "a newer configuration came".into(), false, effects);
+                return;
+            }
+        }
+        let elected = election.notification(now, &mut self.local, from, n, effects);
+        self.take_part(now, elected, effects);
+    }
+
+    /// Begins the role that an election gave.
+    fn take_part(&mut self, now: Time, elected: Option<Elected>, effects: &mut Vec<Effect>) {
+        let Some(Elected { vote, round }) = elected else {
+            return;
+        };
+        self.local.vote = vote;
+        self.local.round = round;
+        let early = std::mem::take(&mut self.early);
+        if vote.leader == self.local.my_id {
+            self.announce(
+                PeerState::Leading,
+                Some(vote.leader),
+                "elected".into(),
+                effects,
+            );
+            match Leader::start(now, &mut self.local, effects) {
+                Ok(leader) => self.role = Role::Leading(leader),
+                Err(Leave::Look(why) | Leave::Resign(why) | Leave::Halt(why)) => {
+                    return self.look(now, why, false, effects);
+                }
+            }
+            for (link, EarlyLearner { packet, .. }) in early {
+                self.step(now, Input::LinkUp(link), effects);
+                if let Some(packet) = packet {
+                    self.step(now, Input::Packet { link, packet }, effects);
+                }
+            }
+            return;
+        }
+        effects.extend(early.into_keys().map(Effect::CloseLink));
+        let link = LinkId::dialled(self.links_dialled);
+        self.links_dialled += 1;
+        let state = if self.local.observer {
+            PeerState::Observing
+        } else {
+            PeerState::Following
+        };
+        self.announce(state, Some(vote.leader), "elected".into(), effects);
+        let learner = Learner::start(now, &self.local, vote.leader, link, effects);
+        self.role = if self.local.observer {
+            Role::Observing(learner)
+        } else {
+            Role::Following(learner)
+        };
+    }
+
+    fn link_up(&mut self, now: Time, link: LinkId, effects: &mut Vec<Effect>) {
+        match &mut self.role {
+            Role::Leading(leader) if !link.is_dialled() => leader.link_up(now, &self.local, link),
+            Role::Following(learner) | Role::Observing(learner) if link.is_dialled() => {
+                learner.link_up(&self.local, link, effects);
+            }
+            Role::Looking(_) if !link.is_dialled() && self.early.len() < EARLY_LEARNERS_MAX => {
+                let until = now.after(self.local.timing.early_learner_ms);
+                self.early.insert(
+                    link,
+                    EarlyLearner {
+                        until,
+                        packet: None,
+                    },
+                );
+            }
+            _ => effects.push(Effect::CloseLink(link)),
+        }
+    }
+
+    fn link_down(&mut self, now: Time, link: LinkId) -> Result<(), Leave> {
+        self.early.remove(&link);
+        match &mut self.role {
+            Role::Leading(leader) => leader.link_down(&self.local, link),
+            Role::Following(learner) | Role::Observing(learner) => {
+                learner.link_down(now, &self.local, link)
+            }
+            Role::Looking(_) | Role::Settling | Role::Halted => Ok(()),
+        }
+    }
+
+    fn packet(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        packet: Packet,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        match &mut self.role {
+            Role::Leading(leader) => leader.packet(now, &mut self.local, link, packet, effects),
+            Role::Following(learner) | Role::Observing(learner) => {
+                learner.packet(now, &mut self.local, link, packet, effects)
+            }
+            Role::Looking(_) => {
+                // A learner says one thing before it is answered.
+                match self.early.get_mut(&link) {
+                    Some(early) if early.packet.is_none() => early.packet = Some(packet),
+                    Some(_) => {
+                        self.early.remove(&link);
+                        effects.push(Effect::CloseLink(link));
+                    }
+                    None => {}
+                }
+                Ok(())
+            }
+            Role::Settling | Role::Halted => Ok(()),
+        }
+    }
+
+    fn flushed(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Leave> {
+        match &mut self.role {
+            Role::Leading(leader) => leader.flushed(now, &mut self.local, effects),
+            Role::Following(learner) | Role::Observing(learner) => {
+                learner.flushed(now, &mut self.local, effects);
+                Ok(())
+            }
+            Role::Looking(_) | Role::Settling | Role::Halted => Ok(()),
+        }
+    }
+
+    fn truncated(&mut self, now: Time, zxid: Zxid, effects: &mut Vec<Effect>) -> Result<(), Leave> {
+        if !self.local.history.is_truncating() || zxid > self.local.history.last() {
+            return Err(Leave::Halt(format!(
+                "the log was cut to {zxid} where {} was asked for",
+                self.local.history.last()
+            )));
+        }
+        self.local.history.truncated(zxid);
+        match &mut self.role {
+            Role::Following(learner) | Role::Observing(learner) => {
+                let link = LinkId::dialled(self.links_dialled);
+                self.links_dialled += 1;
+                learner.truncated(now, &mut self.local, link, effects)
+            }
+            Role::Settling => {
+                self.look(now, "the log is cut".into(), false, effects);
+                Ok(())
+            }
+            Role::Looking(_) | Role::Leading(_) | Role::Halted => Ok(()),
+        }
+    }
+
+    /// Ends a role.
+    fn leave(&mut self, now: Time, why: String, resigned: bool, effects: &mut Vec<Effect>) {
+        match &self.role {
+            Role::Leading(leader) => leader.close(effects),
+            Role::Following(learner) | Role::Observing(learner) => learner.close(effects),
+            Role::Looking(_) | Role::Settling | Role::Halted => {}
+        }
+        self.look(now, why, resigned, effects);
+    }
+
+    fn look(&mut self, now: Time, why: String, resigned: bool, effects: &mut Vec<Effect>) {
+        if self.is_serving() {
+            effects.push(Effect::Serving(false));
+        }
+        self.announce(PeerState::Looking, None, why, effects);
+        if self.local.history.is_truncating() {
+            self.role = Role::Settling;
+            return;
+        }
+        let abstain_until = resigned.then(|| now.after(self.local.timing.resign_ms));
+        let (election, elected) = Election::start(now, &mut self.local, abstain_until, effects);
+        self.role = Role::Looking(election);
+        self.take_part(now, elected, effects);
+    }
+
+    fn announce(
+        &self,
+        state: PeerState,
+        leader: Option<ServerId>,
+        why: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.push(Effect::RoleChanged(RoleInfo {
+            state,
+            epoch: self.local.current_epoch,
+            leader,
+            why,
+        }));
+    }
+}
+
+/// What can be seen of a peer.
+impl Peer {
+    /// What it is doing.
+    #[must_use]
+    pub fn state(&self) -> PeerState {
+        match &self.role {
+            Role::Looking(_) | Role::Settling | Role::Halted => PeerState::Looking,
+            Role::Leading(_) => PeerState::Leading,
+            Role::Following(_) => PeerState::Following,
+            Role::Observing(_) => PeerState::Observing,
+        }
+    }
+
+    /// Whether it has the ensemble's history and takes part in broadcast: it may answer clients, and take snapshots,
+    /// because then everything in its tree is committed.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        match &self.role {
+            Role::Leading(leader) => leader.is_established(),
+            Role::Following(learner) | Role::Observing(learner) => learner.is_broadcasting(),
+            Role::Looking(_) | Role::Settling | Role::Halted => false,
+        }
+    }
+
+    /// The zxid that the next `Input::Propose` must have, if this server leads and accepts proposals.
+    #[must_use]
+    pub fn next_zxid(&self) -> Option<Zxid> {
+        if let Role::Leading(leader) = &self.role {
+            leader.next_zxid()
+        } else {
+            None
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn my_id(&self) -> ServerId {
+        self.local.my_id
+    }
+
+    /// Whom it follows, or itself when it leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<ServerId> {
+        match &self.role {
+            Role::Leading(_) => Some(self.local.my_id),
+            Role::Following(learner) | Role::Observing(learner) => Some(learner.leader()),
+            Role::Looking(_) | Role::Settling | Role::Halted => None,
+        }
+    }
+
+    /// The vote that it would tell now.
+    #[must_use]
+    pub fn vote(&self) -> Vote {
+        if let Role::Looking(election) = &self.role {
+            election.proposal()
+        } else {
+            self.local.vote
+        }
+    }
+
+    /// The round of the last election.
+    #[must_use]
+    pub fn round(&self) -> i64 {
+        self.local.round
+    }
+
+    /// The epoch that it agreed to.
+    #[must_use]
+    pub fn accepted_epoch(&self) -> Epoch {
+        self.local.accepted_epoch
+    }
+
+    /// The epoch of its history.
+    #[must_use]
+    pub fn current_epoch(&self) -> Epoch {
+        self.local.current_epoch
+    }
+
+    /// The end of its history.
+    #[must_use]
+    pub fn last_logged(&self) -> Zxid {
+        self.local.history.last()
+    }
+
+    /// The last transaction that it gave to the tree.
+    #[must_use]
+    pub fn last_committed(&self) -> Zxid {
+        self.local.history.applied()
+    }
+
+    /// The committed configuration.
+    #[must_use]
+    pub fn config(&self) -> &Arc<QuorumConfig> {
+        &self.local.config
+    }
+
+    /// The configuration that was seen last: the committed one, or one that was proposed.
+    #[must_use]
+    pub fn last_seen_config(&self) -> &Arc<QuorumConfig> {
+        self.local.last_seen_config()
+    }
+
+    /// On the leader: the servers that follow it in sync, and whether each is an observer.
+    pub fn active_learners(&self) -> impl Iterator<Item = (ServerId, bool)> {
+        let leader = if let Role::Leading(leader) = &self.role {
+            Some(leader)
+        } else {
+            None
+        };
+        leader.into_iter().flat_map(Leader::active_learners)
+    }
+
+    /// On the leader: the server at the other end of a connection.
+    #[must_use]
+    pub fn learner_of(&self, link: LinkId) -> Option<ServerId> {
+        if let Role::Leading(leader) = &self.role {
+            leader.learner_of(link)
+        } else {
+            None
+        }
+    }
+
+    /// On the leader: proposals that wait for acks.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        if let Role::Leading(leader) = &self.role {
+            leader.outstanding()
+        } else {
+            0
+        }
+    }
+}

@@ -1,0 +1,848 @@
+//! The leader: discovery, synchronization, broadcast (protocol reference §4.3–§4.8).
+//!
+//! ```text
+//! Discovery ─quorum connected─► AwaitingEpochAcks ─quorum promised─► AwaitingOwnDisk ─history durable─►
+//! Synchronization ─quorum has the history─► Broadcast
+//! ```
+//!
+//! Learners go through the same phases one by one; one that comes late catches up with the phase that the leader is in.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::proposals::Proposals;
+use super::sync::{SyncPlan, plan_sync};
+use crate::effect::{Answer, Effect, Leave, LinkId, RoleInfo};
+use crate::local::Local;
+use crate::proto::election::PeerState;
+use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet, Proposal};
+use crate::quorum::config::QuorumConfig;
+use crate::zxid::{Epoch, ServerId, Time, Zxid};
+
+/// What the leader waits for.
+#[derive(Debug)]
+enum Phase {
+    /// A quorum to connect and say which epochs they have agreed to.
+    Discovery,
+    /// A quorum to agree to the new epoch.
+    AwaitingEpochAcks,
+    /// The own history to be durable: only then may it be called that of the new epoch.
+    AwaitingOwnDisk,
+    /// A quorum to have the leader's history.
+    Synchronization,
+    /// Nothing: it leads.
+    Broadcast(Proposals),
+}
+
+/// What the leader waits for from one learner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LearnerState {
+    /// The other learners.
+    AwaitingEpoch { accepted: Epoch },
+    /// Its agreement to the new epoch.
+    AwaitingAckEpoch,
+    /// The other learners. Whether it agreed to this epoch for the first time, which is what counts.
+    AwaitingEpochQuorum { last_zxid: Zxid, promised: bool },
+    /// Its word that it has the history.
+    AwaitingNewLeaderAck,
+    /// The other learners.
+    AwaitingActivation,
+    /// Nothing: it serves.
+    Active,
+}
+
+#[derive(Debug)]
+struct LearnerLink {
+    id: ServerId,
+    observer: bool,
+    state: LearnerState,
+    /// When it counts as gone unless it is heard.
+    silent_at: Time,
+    /// A proposal that it has not acked and a later one, each with the time by which it must have.
+    unacked: [Option<(Zxid, Time)>; 2],
+}
+
+impl LearnerLink {
+    /// Whether new proposals are sent to it.
+    fn forwarding(&self) -> bool {
+        use LearnerState::{Active, AwaitingActivation, AwaitingNewLeaderAck};
+        matches!(
+            self.state,
+            AwaitingNewLeaderAck | AwaitingActivation | Active
+        )
+    }
+
+    /// How long it may be silent.
+    fn limit_ms(&self, local: &Local) -> u64 {
+        if self.state == LearnerState::Active {
+            local.timing.sync_ms()
+        } else {
+            local.timing.init_ms()
+        }
+    }
+
+    fn sent(&mut self, zxid: Zxid, give_up_at: Time) {
+        if let Some(free) = self.unacked.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some((zxid, give_up_at));
+        }
+    }
+
+    fn acked(&mut self, zxid: Zxid) {
+        let [oldest, newest] = &mut self.unacked;
+        if newest.is_some_and(|(sent, _)| sent <= zxid) {
+            *newest = None;
+        }
+        if oldest.is_some_and(|(sent, _)| sent <= zxid) {
+            *oldest = newest.take();
+        }
+    }
+
+    fn gives_up_at(&self) -> Time {
+        self.unacked[0].map_or(self.silent_at, |(_, at)| at.min(self.silent_at))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Leader {
+    phase: Phase,
+    /// Connections that have not said who they are, and how long they may be silent.
+    strangers: BTreeMap<LinkId, Time>,
+    learners: BTreeMap<LinkId, LearnerLink>,
+    /// When it gives up unless it leads by then.
+    establish_by: Time,
+    ping_at: Time,
+    /// While it hands over: when it goes in any case.
+    resigning_until: Option<Time>,
+}
+
+impl Leader {
+    pub(crate) fn start(
+        now: Time,
+        local: &mut Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Self, Leave> {
+        let mut leader = Self {
+            phase: Phase::Discovery,
+            strangers: BTreeMap::new(),
+            learners: BTreeMap::new(),
+            establish_by: now.after(local.timing.init_ms()),
+            ping_at: now,
+            resigning_until: None,
+        };
+        leader.advance(now, local, effects)?;
+        Ok(leader)
+    }
+
+    pub(crate) fn is_established(&self) -> bool {
+        matches!(self.phase, Phase::Broadcast(_))
+    }
+
+    pub(crate) fn next_zxid(&self) -> Option<Zxid> {
+        match &self.phase {
+            Phase::Broadcast(proposals) if self.resigning_until.is_none() => {
+                proposals.last_proposed().next()
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn outstanding(&self) -> usize {
+        if let Phase::Broadcast(proposals) = &self.phase {
+            proposals.outstanding()
+        } else {
+            0
+        }
+    }
+
+    /// The learners that serve, and whether each is an observer.
+    pub(crate) fn active_learners(&self) -> impl Iterator<Item = (ServerId, bool)> {
+        self.learners
+            .values()
+            .filter(|l| l.state == LearnerState::Active)
+            .map(|l| (l.id, l.observer))
+    }
+
+    /// The server at the other end of a connection.
+    pub(crate) fn learner_of(&self, link: LinkId) -> Option<ServerId> {
+        self.learners.get(&link).map(|l| l.id)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Time {
+        let learners = self.learners.values().map(LearnerLink::gives_up_at);
+        let own = if self.is_established() {
+            self.ping_at
+        } else {
+            self.establish_by
+        };
+        learners
+            .chain(self.strangers.values().copied())
+            .chain(self.resigning_until)
+            .fold(own, Time::min)
+    }
+
+    pub(crate) fn link_up(&mut self, now: Time, local: &Local, link: LinkId) {
+        self.strangers
+            .insert(link, now.after(local.timing.init_ms()));
+    }
+
+    pub(crate) fn link_down(&mut self, local: &Local, link: LinkId) -> Result<(), Leave> {
+        self.strangers.remove(&link);
+        if self.learners.contains_key(&link) {
+            self.forget(local, link)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Closes all connections; the role ends.
+    pub(crate) fn close(&self, effects: &mut Vec<Effect>) {
+        effects.extend(
+            self.strangers
+                .keys()
+                .chain(self.learners.keys())
+                .map(|link| Effect::CloseLink(*link)),
+        );
+    }
+
+    pub(crate) fn tick(
+        &mut self,
+        now: Time,
+        local: &Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if self.resigning_until.is_some_and(|at| at <= now) {
+            return Err(Leave::Resign(
+                "handed over before all proposals were committed".into(),
+            ));
+        }
+        if !self.is_established() && self.establish_by <= now {
+            return Err(Leave::look("no quorum followed within the init limit"));
+        }
+        let silent = self
+            .strangers
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(link, _)| *link);
+        let silent: Vec<LinkId> = silent
+            .chain(
+                self.learners
+                    .iter()
+                    .filter(|(_, l)| l.gives_up_at() <= now)
+                    .map(|(link, _)| *link),
+            )
+            .collect();
+        for link in silent {
+            self.drop_link(local, link, effects)?;
+        }
+        if let Phase::Broadcast(proposals) = &self.phase
+            && self.ping_at <= now
+        {
+            self.ping_at = now.after(local.timing.tick_ms / 2);
+            let zxid = proposals.last_proposed();
+            for (link, _) in self
+                .learners
+                .iter()
+                .filter(|(_, l)| l.state == LearnerState::Active)
+            {
+                effects.push(Effect::Send {
+                    link: *link,
+                    packet: Packet::Ping {
+                        zxid,
+                        sessions: None,
+                    },
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops to accept proposals; goes when the outstanding ones are committed.
+    pub(crate) fn resign(&mut self, now: Time, local: &Local) -> Result<(), Leave> {
+        if self.outstanding() == 0 {
+            return Err(Leave::Resign("handed over".into()));
+        }
+        self.resigning_until
+            .get_or_insert(now.after(local.timing.resign_ms));
+        Ok(())
+    }
+
+    pub(crate) fn packet(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        link: LinkId,
+        packet: Packet,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if self.strangers.contains_key(&link) {
+            return match packet {
+                Packet::FollowerInfo {
+                    accepted_epoch,
+                    info,
+                } => self.introduce(now, local, link, false, accepted_epoch, &info, effects),
+                Packet::ObserverInfo {
+                    accepted_epoch,
+                    info,
+                } => self.introduce(now, local, link, true, accepted_epoch, &info, effects),
+                _ => self.drop_link(local, link, effects),
+            };
+        }
+        let Some(learner) = self.learners.get_mut(&link) else {
+            return Ok(());
+        };
+        learner.silent_at = now.after(learner.limit_ms(local));
+        match packet {
+            Packet::AckEpoch {
+                last_zxid,
+                current_epoch,
+            } => self.ack_epoch(now, local, link, last_zxid, current_epoch, effects),
+            Packet::Ack(zxid) => self.ack(now, local, link, zxid, effects),
+            Packet::Ping { sessions, .. } => {
+                effects.push(Effect::LearnerTouched {
+                    link,
+                    sessions: sessions.unwrap_or_default(),
+                });
+                Ok(())
+            }
+            Packet::Request(request) => {
+                effects.push(Effect::LearnerRequest { link, request });
+                Ok(())
+            }
+            Packet::Revalidate(session) => {
+                effects.push(Effect::LearnerRevalidate { link, session });
+                Ok(())
+            }
+            _ => self.drop_link(local, link, effects),
+        }
+    }
+
+    pub(crate) fn answer(&self, link: LinkId, answer: Answer, effects: &mut Vec<Effect>) {
+        if self.learners.contains_key(&link) {
+            let packet = match answer {
+                Answer::Sync => Packet::Sync,
+                Answer::Revalidated { session, valid } => Packet::Revalidated { session, valid },
+            };
+            effects.push(Effect::Send { link, packet });
+        }
+    }
+
+    /// Something of the own history reached the disk.
+    pub(crate) fn flushed(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if let Phase::Broadcast(proposals) = &mut self.phase {
+            proposals.ack(local.my_id, local.history.flushed());
+            return self.commit(now, local, effects);
+        }
+        self.advance(now, local, effects)
+    }
+
+    pub(crate) fn propose(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        proposal: Proposal,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        let expected = self.next_zxid();
+        let Phase::Broadcast(proposals) = &mut self.phase else {
+            return Err(Leave::Halt(format!(
+                "proposal {} from a leader that is not established",
+                proposal.zxid
+            )));
+        };
+        if expected != Some(proposal.zxid) {
+            return Err(Leave::Halt(format!(
+                "proposal {} where {expected:?} was due",
+                proposal.zxid
+            )));
+        }
+        if let Some(config) = reconfig(&proposal)? {
+            local.see_config(config, effects);
+        }
+        proposals.propose(
+            proposal.zxid,
+            (local.config.clone(), local.next_config.clone()),
+        );
+        local.history.append(proposal.clone(), true);
+        effects.push(Effect::Append(proposal.clone()));
+        for (link, learner) in self
+            .learners
+            .iter_mut()
+            .filter(|(_, l)| !l.observer && l.forwarding())
+        {
+            learner.sent(proposal.zxid, now.after(learner.limit_ms(local)));
+            effects.push(Effect::Send {
+                link: *link,
+                packet: Packet::Proposal(proposal.clone()),
+            });
+        }
+        if proposal.zxid.next().is_none() {
+            // The counter is used up: a new epoch has to begin.
+            self.resigning_until = Some(now.after(local.timing.resign_ms));
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one packet")]
+    fn introduce(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        link: LinkId,
+        observer: bool,
+        accepted: Epoch,
+        info: &LearnerInfo,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if info.protocol < PROTOCOL_VERSION
+            || info.config_version > local.config.version
+            || info.id == local.my_id
+        {
+            return self.drop_link(local, link, effects);
+        }
+        self.strangers.remove(&link);
+        let old = self
+            .learners
+            .iter()
+            .find(|(_, l)| l.id == info.id)
+            .map(|(link, _)| *link);
+        if let Some(old) = old {
+            self.drop_link(local, old, effects)?;
+        }
+        let state = if matches!(self.phase, Phase::Discovery) {
+            LearnerState::AwaitingEpoch { accepted }
+        } else {
+            send_epoch(local.accepted_epoch, link, effects);
+            LearnerState::AwaitingAckEpoch
+        };
+        let silent_at = now.after(local.timing.init_ms());
+        self.learners.insert(
+            link,
+            LearnerLink {
+                id: info.id,
+                observer,
+                state,
+                silent_at,
+                unacked: [None, None],
+            },
+        );
+        self.advance(now, local, effects)
+    }
+
+    fn ack_epoch(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        link: LinkId,
+        last_zxid: Zxid,
+        current_epoch: Option<Epoch>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        let counting = matches!(
+            self.phase,
+            Phase::AwaitingEpochAcks | Phase::AwaitingOwnDisk
+        );
+        let more_recent = |epoch| (epoch, last_zxid) > (local.current_epoch, local.history.last());
+        let refused = counting && current_epoch.is_some_and(more_recent);
+        let Some(learner) = self.learners.get_mut(&link) else {
+            return Ok(());
+        };
+        if refused || learner.state != LearnerState::AwaitingAckEpoch {
+            return self.drop_link(local, link, effects);
+        }
+        let promised = current_epoch.is_some() && last_zxid.0 != -1;
+        learner.state = LearnerState::AwaitingEpochQuorum {
+            last_zxid,
+            promised,
+        };
+        if matches!(self.phase, Phase::Synchronization | Phase::Broadcast(_)) {
+            self.synchronize(now, local, link, last_zxid, effects);
+            return Ok(());
+        }
+        self.advance(now, local, effects)
+    }
+
+    fn ack(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        link: LinkId,
+        zxid: Zxid,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        let Some(learner) = self.learners.get_mut(&link) else {
+            return Ok(());
+        };
+        if learner.state == LearnerState::AwaitingNewLeaderAck {
+            if zxid != local.current_epoch.start() {
+                return self.drop_link(local, link, effects);
+            }
+            learner.state = LearnerState::AwaitingActivation;
+            if self.is_established() {
+                self.welcome(now, local, link, effects);
+                return Ok(());
+            }
+            return self.advance(now, local, effects);
+        }
+        learner.acked(zxid);
+        // Learners acknowledge NEWLEADER once more after UPTODATE.
+        if zxid.counter() == 0 || learner.observer || !learner.forwarding() {
+            return Ok(());
+        }
+        let id = learner.id;
+        if zxid > local.history.last() {
+            return self.drop_link(local, link, effects);
+        }
+        let Phase::Broadcast(proposals) = &mut self.phase else {
+            return Ok(());
+        };
+        proposals.ack(id, zxid);
+        self.commit(now, local, effects)
+    }
+
+    /// Goes as far as what the learners have said allows.
+    fn advance(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        loop {
+            match self.phase {
+                Phase::Discovery if local.config.is_quorum(self.voters(local, |_| true)) => {
+                    self.fix_epoch(local, effects);
+                }
+                Phase::AwaitingEpochAcks
+                    if local.config.is_quorum(self.voters(local, |state| {
+                        matches!(
+                            state,
+                            LearnerState::AwaitingEpochQuorum { promised: true, .. }
+                        )
+                    })) =>
+                {
+                    self.phase = Phase::AwaitingOwnDisk;
+                }
+                Phase::AwaitingOwnDisk if local.history.is_durable() => {
+                    self.open_epoch(now, local, effects)
+                }
+                Phase::Synchronization
+                    if local.is_quorum(
+                        self.voters(local, |state| state == LearnerState::AwaitingActivation),
+                    ) =>
+                {
+                    return self.activate(now, local, effects);
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// A predicate: this server itself, and each follower whose state satisfies `has`.
+    fn voters(
+        &self,
+        local: &Local,
+        has: impl Fn(LearnerState) -> bool,
+    ) -> impl Fn(ServerId) -> bool {
+        let me = local.my_id;
+        let ids: Vec<ServerId> = self
+            .learners
+            .values()
+            .filter(|l| !l.observer && has(l.state))
+            .map(|l| l.id)
+            .collect();
+        move |id| id == me || ids.contains(&id)
+    }
+
+    /// A quorum is connected: the new epoch is greater than any that one of them has agreed to.
+    fn fix_epoch(&mut self, local: &mut Local, effects: &mut Vec<Effect>) {
+        let accepted = self.learners.values().filter_map(|l| match l.state {
+            LearnerState::AwaitingEpoch { accepted } => Some(accepted),
+            _ => None,
+        });
+        let epoch = accepted.fold(local.accepted_epoch, Epoch::max).next();
+        local.accepted_epoch = epoch;
+        effects.push(Effect::SaveAcceptedEpoch(epoch));
+        for (link, learner) in &mut self.learners {
+            learner.state = LearnerState::AwaitingAckEpoch;
+            send_epoch(epoch, *link, effects);
+        }
+        self.phase = Phase::AwaitingEpochAcks;
+    }
+
+    /// A quorum has agreed to the epoch: nobody else can lead an older one any more. The own history becomes its first.
+    fn open_epoch(&mut self, now: Time, local: &mut Local, effects: &mut Vec<Effect>) {
+        local.current_epoch = local.accepted_epoch;
+        effects.push(Effect::SaveCurrentEpoch(local.current_epoch));
+        if local.last_seen_config().version == Zxid::ZERO {
+            local.see_config(
+                local.config.with_version(local.current_epoch.start()),
+                effects,
+            );
+        }
+        self.phase = Phase::Synchronization;
+        let waiting: Vec<(LinkId, Zxid)> = self
+            .learners
+            .iter()
+            .filter_map(|(link, l)| match l.state {
+                LearnerState::AwaitingEpochQuorum { last_zxid, .. } => Some((*link, last_zxid)),
+                _ => None,
+            })
+            .collect();
+        for (link, last_zxid) in waiting {
+            self.synchronize(now, local, link, last_zxid, effects);
+        }
+    }
+
+    /// Sends a learner what it lacks, then NEWLEADER. From here on it gets what is broadcast.
+    fn synchronize(
+        &mut self,
+        now: Time,
+        local: &Local,
+        link: LinkId,
+        last_zxid: Zxid,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(learner) = self.learners.get_mut(&link) else {
+            return;
+        };
+        let history = &local.history;
+        // Before the epoch is open the whole history is what it begins with; later only what is committed counts.
+        let committed = if matches!(self.phase, Phase::Broadcast(_)) {
+            history.applied()
+        } else {
+            history.last()
+        };
+        let mut send = |packet| effects.push(Effect::Send { link, packet });
+        let after = match plan_sync(last_zxid, history, committed, local.current_epoch.start()) {
+            SyncPlan::Diff { after } => {
+                send(Packet::Diff(history.last_up_to(committed).max(after)));
+                after
+            }
+            SyncPlan::Truncate { to } => {
+                send(Packet::Trunc(to));
+                to
+            }
+            SyncPlan::Snapshot => {
+                effects.push(Effect::SendSnapshot {
+                    link,
+                    zxid: history.applied(),
+                });
+                history.applied()
+            }
+        };
+        let give_up_at = now.after(local.timing.init_ms());
+        for proposal in history.after(after) {
+            let is_committed = proposal.zxid <= committed;
+            if is_committed || !learner.observer {
+                effects.push(Effect::Send {
+                    link,
+                    packet: Packet::Proposal(proposal.clone()),
+                });
+            }
+            if is_committed {
+                effects.push(Effect::Send {
+                    link,
+                    packet: Packet::Commit(proposal.zxid),
+                });
+            } else if !learner.observer {
+                learner.sent(proposal.zxid, give_up_at);
+            }
+        }
+        let config = Some(Bytes::from(local.last_seen_config().to_string()));
+        effects.push(Effect::Send {
+            link,
+            packet: Packet::NewLeader {
+                epoch: local.current_epoch,
+                config,
+            },
+        });
+        learner.state = LearnerState::AwaitingNewLeaderAck;
+    }
+
+    /// A quorum has the history: all of it is committed, and the epoch is open for new proposals.
+    fn activate(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        while let Some(proposal) = local.history.apply_next() {
+            effects.push(Effect::Commit(proposal));
+        }
+        self.phase = Phase::Broadcast(Proposals::new(local.current_epoch.start()));
+        self.ping_at = now.after(local.timing.tick_ms / 2);
+        local.vote.peer_epoch = local.current_epoch;
+        let changed = local.activate_last_seen_config(effects);
+        let links: Vec<LinkId> = self
+            .learners
+            .iter()
+            .filter(|(_, l)| l.state == LearnerState::AwaitingActivation)
+            .map(|(link, _)| *link)
+            .collect();
+        for link in links {
+            self.welcome(now, local, link, effects);
+        }
+        if changed && !local.may_stand() {
+            return Err(Leave::look("the configuration has another leader"));
+        }
+        effects.push(Effect::RoleChanged(RoleInfo {
+            state: PeerState::Leading,
+            epoch: local.current_epoch,
+            leader: Some(local.my_id),
+            why: "a quorum has the history".into(),
+        }));
+        effects.push(Effect::Serving(true));
+        Ok(())
+    }
+
+    fn welcome(&mut self, now: Time, local: &Local, link: LinkId, effects: &mut Vec<Effect>) {
+        if let Some(learner) = self.learners.get_mut(&link) {
+            learner.state = LearnerState::Active;
+            learner.silent_at = now.after(local.timing.sync_ms());
+            effects.push(Effect::Send {
+                link,
+                packet: Packet::UpToDate,
+            });
+        }
+    }
+
+    /// Commits in order what has its quorums.
+    fn commit(
+        &mut self,
+        _now: Time,
+        local: &mut Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        while let Phase::Broadcast(proposals) = &mut self.phase
+            && let Some(zxid) = proposals.take_committable()
+        {
+            let next = local.history.apply_next().filter(|p| p.zxid == zxid);
+            let Some(proposal) = next else {
+                return Err(Leave::Halt(format!(
+                    "{zxid} has a quorum but is not the next to be committed"
+                )));
+            };
+            match reconfig(&proposal)? {
+                Some(config) if local.reconfig_enabled => {
+                    self.commit_reconfig(local, proposal, config, effects)?
+                }
+                _ => {
+                    self.tell_commit(
+                        Packet::Commit(zxid),
+                        &Packet::Inform(proposal.clone()),
+                        effects,
+                    );
+                    effects.push(Effect::Commit(proposal));
+                }
+            }
+        }
+        if self.resigning_until.is_some() && self.outstanding() == 0 {
+            return Err(Leave::Resign("handed over".into()));
+        }
+        Ok(())
+    }
+
+    fn tell_commit(&self, to_follower: Packet, to_observer: &Packet, effects: &mut Vec<Effect>) {
+        for (link, learner) in self.learners.iter().filter(|(_, l)| l.forwarding()) {
+            let packet = if learner.observer {
+                to_observer.clone()
+            } else {
+                to_follower.clone()
+            };
+            effects.push(Effect::Send {
+                link: *link,
+                packet,
+            });
+        }
+    }
+
+    /// A new configuration is committed; it may need another leader.
+    fn commit_reconfig(
+        &mut self,
+        local: &mut Local,
+        proposal: Proposal,
+        config: QuorumConfig,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        let addresses = |c: &QuorumConfig| c.member(local.my_id).map(|m| m.addresses.clone());
+        let stays = config.is_voter(local.my_id) && addresses(&config) == addresses(&local.config);
+        let Phase::Broadcast(proposals) = &self.phase else {
+            return Ok(());
+        };
+        let other = proposals.best_voter(&config, proposal.zxid);
+        let leader = if stays {
+            local.my_id
+        } else {
+            other.unwrap_or(local.my_id)
+        };
+        self.tell_commit(
+            Packet::CommitAndActivate {
+                zxid: proposal.zxid,
+                leader,
+            },
+            &Packet::InformAndActivate {
+                proposal: proposal.clone(),
+                leader,
+            },
+            effects,
+        );
+        effects.push(Effect::Commit(proposal));
+        local.activate_config(config.into(), effects);
+        if leader != local.my_id {
+            return Err(Leave::Resign(format!(
+                "the configuration gives the lead to {leader}"
+            )));
+        }
+        self.check_quorum(local)
+    }
+
+    fn drop_link(
+        &mut self,
+        local: &Local,
+        link: LinkId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        effects.push(Effect::CloseLink(link));
+        self.link_down(local, link)
+    }
+
+    fn forget(&mut self, local: &Local, link: LinkId) -> Result<(), Leave> {
+        let Some(learner) = self.learners.remove(&link) else {
+            return Ok(());
+        };
+        if let Phase::Broadcast(proposals) = &mut self.phase {
+            proposals.forget(learner.id);
+        }
+        self.check_quorum(local)
+    }
+
+    /// A leader without a quorum can't commit, and somebody else may lead: it stops.
+    fn check_quorum(&self, local: &Local) -> Result<(), Leave> {
+        if self.is_established()
+            && !local.is_quorum(self.voters(local, |state| state == LearnerState::Active))
+        {
+            return Err(Leave::look("lost the quorum"));
+        }
+        Ok(())
+    }
+}
+
+fn send_epoch(epoch: Epoch, link: LinkId, effects: &mut Vec<Effect>) {
+    effects.push(Effect::Send {
+        link,
+        packet: Packet::LeaderInfo {
+            epoch,
+            protocol: PROTOCOL_VERSION,
+        },
+    });
+}
+
+/// The configuration in a proposal. The leader's own request checks have made it, so it is well formed.
+fn reconfig(proposal: &Proposal) -> Result<Option<QuorumConfig>, Leave> {
+    super::reconfig(proposal).map_err(Leave::Halt)
+}

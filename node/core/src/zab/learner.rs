@@ -1,0 +1,614 @@
+//! A follower or an observer: it takes over its leader's history, then logs what the leader proposes and applies what the
+//! leader commits (protocol reference §4.2–§4.8).
+//!
+//! The states are named for what they await. Nothing is applied before UPTODATE: only then it is certain that a quorum
+//! has the history. The end of synchronization is one transition: once the history is durable, the epoch is saved,
+//! and then the leader hears of it.
+
+use super::history::History;
+use crate::effect::{Effect, Forward, Leave, LinkId, RoleInfo};
+use crate::local::Local;
+use crate::proto::data::SessionTimeout;
+use crate::proto::election::PeerState;
+use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet, Proposal};
+use crate::quorum::config::QuorumConfig;
+use crate::zxid::{Epoch, ServerId, Time, Zxid};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    /// The connection.
+    AwaitingLink { attempts_left: u32 },
+    /// The time to try again.
+    AwaitingRetry { at: Time, attempts_left: u32 },
+    /// The new epoch.
+    AwaitingLeaderInfo,
+    /// How the leader wants to bring us up to date.
+    AwaitingSync,
+    /// The log to be cut to this zxid. What the leader sends meanwhile is kept.
+    AwaitingTruncation { to: Zxid, kept: Vec<Packet> },
+    /// The rest of a snapshot.
+    AwaitingSnapshot { zxid: Zxid },
+    /// The rest of the leader's history.
+    AwaitingNewLeader,
+    /// The disk.
+    AwaitingOwnDisk,
+    /// The word that a quorum has the history.
+    AwaitingUpToDate,
+    /// Proposals and commits.
+    Broadcasting,
+}
+
+#[derive(Debug)]
+pub(crate) struct Learner {
+    leader: ServerId,
+    observer: bool,
+    link: LinkId,
+    state: State,
+    /// When the leader counts as gone.
+    silent_at: Time,
+    /// The history up to here is committed, though not all of it is applied yet.
+    committed: Zxid,
+    /// The history up to here needs no ack (any more).
+    acked: Zxid,
+}
+
+impl Learner {
+    pub(crate) fn start(
+        now: Time,
+        local: &Local,
+        leader: ServerId,
+        link: LinkId,
+        effects: &mut Vec<Effect>,
+    ) -> Self {
+        effects.push(Effect::Dial { leader, link });
+        Self {
+            leader,
+            observer: local.observer,
+            link,
+            state: State::AwaitingLink {
+                attempts_left: local.timing.dial_attempts,
+            },
+            silent_at: now.after(local.timing.init_ms()),
+            committed: Zxid::ZERO,
+            acked: Zxid::ZERO,
+        }
+    }
+
+    pub(crate) fn leader(&self) -> ServerId {
+        self.leader
+    }
+
+    pub(crate) fn is_broadcasting(&self) -> bool {
+        self.state == State::Broadcasting
+    }
+
+    pub(crate) fn next_deadline(&self) -> Time {
+        match self.state {
+            State::AwaitingRetry { at, .. } => at.min(self.silent_at),
+            _ => self.silent_at,
+        }
+    }
+
+    pub(crate) fn close(&self, effects: &mut Vec<Effect>) {
+        effects.push(Effect::CloseLink(self.link));
+    }
+
+    /// `new_link` names the next connection if one has to be opened.
+    pub(crate) fn tick(
+        &mut self,
+        now: Time,
+        new_link: LinkId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if self.silent_at <= now {
+            return Err(Leave::Look(format!("leader {} is silent", self.leader)));
+        }
+        if let State::AwaitingRetry { at, attempts_left } = self.state
+            && at <= now
+        {
+            self.dial(new_link, attempts_left, effects);
+        }
+        Ok(())
+    }
+
+    fn dial(&mut self, link: LinkId, attempts_left: u32, effects: &mut Vec<Effect>) {
+        self.link = link;
+        self.state = State::AwaitingLink { attempts_left };
+        effects.push(Effect::Dial {
+            leader: self.leader,
+            link,
+        });
+    }
+
+    pub(crate) fn link_up(&mut self, local: &Local, link: LinkId, effects: &mut Vec<Effect>) {
+        if link != self.link || !matches!(self.state, State::AwaitingLink { .. }) {
+            return;
+        }
+        let info = LearnerInfo {
+            id: local.my_id,
+            protocol: PROTOCOL_VERSION,
+            config_version: local.config.version,
+        };
+        let accepted_epoch = local.accepted_epoch;
+        let packet = if self.observer {
+            Packet::ObserverInfo {
+                accepted_epoch,
+                info,
+            }
+        } else {
+            Packet::FollowerInfo {
+                accepted_epoch,
+                info,
+            }
+        };
+        self.send(packet, effects);
+        self.state = State::AwaitingLeaderInfo;
+    }
+
+    pub(crate) fn link_down(
+        &mut self,
+        now: Time,
+        local: &Local,
+        link: LinkId,
+    ) -> Result<(), Leave> {
+        if link != self.link {
+            return Ok(());
+        }
+        match self.state {
+            State::AwaitingLink { attempts_left } if attempts_left > 1 => {
+                let at = now.after(local.timing.dial_pause_ms);
+                self.state = State::AwaitingRetry {
+                    at,
+                    attempts_left: attempts_left - 1,
+                };
+                Ok(())
+            }
+            State::AwaitingLink { .. } => Err(Leave::Look(format!(
+                "can't connect to leader {}",
+                self.leader
+            ))),
+            _ => Err(Leave::Look(format!("lost leader {}", self.leader))),
+        }
+    }
+
+    pub(crate) fn forward(&self, forward: Forward, effects: &mut Vec<Effect>) {
+        if self.is_broadcasting() {
+            let packet = match forward {
+                Forward::Request(request) => Packet::Request(request),
+                Forward::Revalidate(session) => Packet::Revalidate(session),
+            };
+            self.send(packet, effects);
+        }
+    }
+
+    pub(crate) fn touched(
+        &self,
+        link: LinkId,
+        zxid: Zxid,
+        sessions: Vec<SessionTimeout>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if link == self.link {
+            self.send(
+                Packet::Ping {
+                    zxid,
+                    sessions: Some(sessions),
+                },
+                effects,
+            );
+        }
+    }
+
+    pub(crate) fn packet(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        link: LinkId,
+        packet: Packet,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if link != self.link {
+            return Ok(());
+        }
+        self.heard(now, local);
+        if let State::AwaitingTruncation { kept, .. } = &mut self.state {
+            kept.push(packet);
+            return Ok(());
+        }
+        match packet {
+            Packet::LeaderInfo { epoch, .. } if self.state == State::AwaitingLeaderInfo => {
+                self.agree(local, epoch, effects)
+            }
+            Packet::Diff(_) if self.state == State::AwaitingSync => {
+                self.begin_history(&local.history);
+                Ok(())
+            }
+            Packet::Trunc(to) if self.state == State::AwaitingSync => {
+                self.truncate(local, to, effects)
+            }
+            Packet::Snap(zxid) if self.state == State::AwaitingSync => {
+                self.state = State::AwaitingSnapshot { zxid };
+                Ok(())
+            }
+            Packet::NewLeader { epoch, config } if self.state == State::AwaitingNewLeader => {
+                self.new_leader(local, epoch, config.as_deref(), effects)?;
+                self.flushed(now, local, effects);
+                Ok(())
+            }
+            Packet::UpToDate if self.state == State::AwaitingUpToDate => {
+                self.up_to_date(now, local, effects)
+            }
+            Packet::Ping { zxid, .. } => {
+                effects.push(Effect::AskTouched { link, zxid });
+                Ok(())
+            }
+            Packet::Revalidated { session, valid } => {
+                effects.push(Effect::Revalidated { session, valid });
+                Ok(())
+            }
+            Packet::Sync => {
+                effects.push(Effect::SyncReply);
+                Ok(())
+            }
+            packet if self.has_history() => self.broadcast(local, packet, effects),
+            packet => Err(Leave::Look(format!(
+                "leader {} sent {packet:?} in {:?}",
+                self.leader, self.state
+            ))),
+        }
+    }
+
+    /// What belongs to the history, before or after UPTODATE.
+    fn broadcast(
+        &mut self,
+        local: &mut Local,
+        packet: Packet,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        match packet {
+            // Observers get what is committed by INFORM once they serve.
+            Packet::Proposal(_) | Packet::Commit(_) if self.observer && self.is_broadcasting() => {
+                Ok(())
+            }
+            Packet::Proposal(proposal) => self.log(local, proposal, effects),
+            Packet::Commit(zxid) => self.commit(local, zxid, effects),
+            Packet::Inform(proposal) => {
+                let zxid = proposal.zxid;
+                self.log(local, proposal, effects)?;
+                self.commit(local, zxid, effects)
+            }
+            Packet::CommitAndActivate { zxid, leader } => {
+                self.commit_reconfig(local, zxid, leader, effects)
+            }
+            Packet::InformAndActivate { proposal, leader } => {
+                let zxid = proposal.zxid;
+                self.log(local, proposal, effects)?;
+                self.commit_reconfig(local, zxid, leader, effects)
+            }
+            packet => Err(Leave::Look(format!(
+                "leader {} sent {packet:?} in {:?}",
+                self.leader, self.state
+            ))),
+        }
+    }
+
+    /// The leader's snapshot has arrived whole.
+    pub(crate) fn snapshot_received(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        link: LinkId,
+        zxid: Zxid,
+        effects: &mut Vec<Effect>,
+    ) {
+        if link == self.link && self.state == (State::AwaitingSnapshot { zxid }) {
+            self.heard(now, local);
+            effects.push(Effect::InstallSnapshot { link, zxid });
+            if local.keeps_disk {
+                effects.push(Effect::SaveSnapshot(zxid));
+            }
+            local.history.replace(zxid, local.keeps_disk);
+            self.begin_history(&local.history);
+        }
+    }
+
+    /// The log was cut. `new_link` names the next connection if one has to be opened.
+    pub(crate) fn truncated(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        new_link: LinkId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        let State::AwaitingTruncation { to, kept } =
+            std::mem::replace(&mut self.state, State::AwaitingSync)
+        else {
+            return Err(Leave::Halt("the log was cut without being asked to".into()));
+        };
+        if local.history.last() != to {
+            // The log could not give what was asked for: tell the leader where we are now.
+            self.close(effects);
+            self.dial(new_link, local.timing.dial_attempts, effects);
+            return Ok(());
+        }
+        self.begin_history(&local.history);
+        let link = self.link;
+        kept.into_iter()
+            .try_for_each(|packet| self.packet(now, local, link, packet, effects))
+    }
+
+    /// Something of the history, or all of it, reached the disk.
+    pub(crate) fn flushed(&mut self, now: Time, local: &mut Local, effects: &mut Vec<Effect>) {
+        if self.state == State::AwaitingOwnDisk && local.history.is_durable() {
+            local.current_epoch = local.accepted_epoch;
+            if local.keeps_disk {
+                effects.push(Effect::SaveCurrentEpoch(local.current_epoch));
+            }
+            self.send(Packet::Ack(local.current_epoch.start()), effects);
+            self.state = State::AwaitingUpToDate;
+            self.heard(now, local);
+        }
+        if matches!(self.state, State::AwaitingUpToDate | State::Broadcasting) {
+            self.ack(&local.history, effects);
+        }
+    }
+
+    /// Acknowledges each proposal that is on disk, in order.
+    fn ack(&mut self, history: &History, effects: &mut Vec<Effect>) {
+        if self.observer {
+            return;
+        }
+        let flushed = history.flushed();
+        for proposal in history.after(self.acked).take_while(|p| p.zxid <= flushed) {
+            effects.push(Effect::Send {
+                link: self.link,
+                packet: Packet::Ack(proposal.zxid),
+            });
+        }
+        self.acked = self.acked.max(flushed);
+    }
+
+    fn agree(
+        &mut self,
+        local: &mut Local,
+        epoch: Epoch,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if epoch < local.accepted_epoch {
+            let accepted = local.accepted_epoch;
+            return Err(Leave::Look(format!(
+                "leader {} has epoch {epoch}, we are at {accepted}",
+                self.leader
+            )));
+        }
+        let promised = epoch > local.accepted_epoch;
+        if promised {
+            local.accepted_epoch = epoch;
+            if local.keeps_disk {
+                effects.push(Effect::SaveAcceptedEpoch(epoch));
+            }
+        }
+        let current_epoch = promised.then_some(local.current_epoch);
+        self.send(
+            Packet::AckEpoch {
+                last_zxid: local.history.last(),
+                current_epoch,
+            },
+            effects,
+        );
+        self.state = State::AwaitingSync;
+        Ok(())
+    }
+
+    fn truncate(
+        &mut self,
+        local: &mut Local,
+        to: Zxid,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if to > local.history.last() {
+            return Err(Leave::Look(format!(
+                "leader {} wants to cut {} back to {to}",
+                self.leader,
+                local.history.last()
+            )));
+        }
+        local.history.truncate(to);
+        if local.keeps_disk {
+            effects.push(Effect::Truncate(to));
+            self.state = State::AwaitingTruncation {
+                to,
+                kept: Vec::new(),
+            };
+        } else {
+            local.history.truncated(to);
+            self.begin_history(&local.history);
+        }
+        Ok(())
+    }
+
+    /// What we have now is a beginning of the leader's history.
+    fn begin_history(&mut self, history: &History) {
+        self.committed = history.last();
+        self.acked = history.last();
+        self.state = State::AwaitingNewLeader;
+    }
+
+    fn has_history(&self) -> bool {
+        use State::{AwaitingNewLeader, AwaitingOwnDisk, AwaitingUpToDate, Broadcasting};
+        matches!(
+            self.state,
+            AwaitingNewLeader | AwaitingOwnDisk | AwaitingUpToDate | Broadcasting
+        )
+    }
+
+    fn new_leader(
+        &mut self,
+        local: &mut Local,
+        epoch: Epoch,
+        config: Option<&[u8]>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if epoch != local.accepted_epoch {
+            let accepted = local.accepted_epoch;
+            return Err(Leave::Look(format!(
+                "NEWLEADER of epoch {epoch} where {accepted} was agreed"
+            )));
+        }
+        if let Some(text) = config.filter(|text| text.len() > 1) {
+            let text = String::from_utf8_lossy(text);
+            let config = QuorumConfig::parse(&text)
+                .map_err(|e| Leave::Look(format!("NEWLEADER's config: {e}")))?;
+            local.see_config(config, effects);
+        }
+        // What was committed before NEWLEADER is part of its ack.
+        self.acked = self.committed;
+        self.state = State::AwaitingOwnDisk;
+        Ok(())
+    }
+
+    fn up_to_date(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        self.state = State::Broadcasting;
+        self.apply(local, effects);
+        self.send(Packet::Ack(local.current_epoch.start()), effects);
+        local.vote.peer_epoch = local.current_epoch;
+        if local.activate_last_seen_config(effects) {
+            return Err(Leave::look(
+                "the configuration gives this server another part",
+            ));
+        }
+        self.heard(now, local);
+        effects.push(Effect::RoleChanged(RoleInfo {
+            state: if self.observer {
+                PeerState::Observing
+            } else {
+                PeerState::Following
+            },
+            epoch: local.current_epoch,
+            leader: Some(self.leader),
+            why: "in sync with the leader".into(),
+        }));
+        effects.push(Effect::Serving(true));
+        Ok(())
+    }
+
+    fn log(
+        &mut self,
+        local: &mut Local,
+        proposal: Proposal,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        let last = local.history.last();
+        if !proposal.zxid.follows(last) {
+            return Err(Leave::Look(format!(
+                "leader {} sent {} after {last}",
+                self.leader, proposal.zxid
+            )));
+        }
+        if let Some(config) = super::reconfig(&proposal).map_err(Leave::Look)? {
+            local.see_config(config, effects);
+        }
+        if local.keeps_disk {
+            effects.push(Effect::Append(proposal.clone()));
+        }
+        local.history.append(proposal, local.keeps_disk);
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        local: &mut Local,
+        zxid: Zxid,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if !self.is_broadcasting() {
+            if zxid > local.history.last() {
+                return Err(Leave::Look(format!(
+                    "leader {} committed {zxid} before it was proposed",
+                    self.leader
+                )));
+            }
+            self.committed = self.committed.max(zxid);
+            return Ok(());
+        }
+        if local.history.next_unapplied() != Some(zxid) {
+            let next = local.history.next_unapplied();
+            return Err(Leave::Halt(format!(
+                "commit of {zxid} where {next:?} is the next"
+            )));
+        }
+        self.committed = zxid;
+        self.apply(local, effects);
+        Ok(())
+    }
+
+    /// Applies what is committed.
+    fn apply(&self, local: &mut Local, effects: &mut Vec<Effect>) {
+        while local
+            .history
+            .next_unapplied()
+            .is_some_and(|zxid| zxid <= self.committed)
+            && let Some(proposal) = local.history.apply_next()
+        {
+            effects.push(Effect::Commit(proposal));
+        }
+    }
+
+    fn commit_reconfig(
+        &mut self,
+        local: &mut Local,
+        zxid: Zxid,
+        leader: ServerId,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        let proposal = local
+            .history
+            .after(Zxid(zxid.0 - 1))
+            .next()
+            .filter(|p| p.zxid == zxid)
+            .cloned();
+        self.commit(local, zxid, effects)?;
+        let config = proposal
+            .map(|p| super::reconfig(&p))
+            .transpose()
+            .map_err(Leave::Look)?
+            .flatten();
+        let changed = config.is_some_and(|config| local.activate_config(config.into(), effects));
+        if !local.reconfig_enabled {
+            return Ok(());
+        }
+        if changed {
+            return Err(Leave::look(
+                "the configuration gives this server another part",
+            ));
+        }
+        if leader != self.leader {
+            return Err(Leave::Look(format!(
+                "the configuration gives the lead to {leader}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The leader lives.
+    fn heard(&mut self, now: Time, local: &Local) {
+        let in_sync = matches!(self.state, State::AwaitingUpToDate | State::Broadcasting);
+        self.silent_at = now.after(if in_sync {
+            local.timing.sync_ms()
+        } else {
+            local.timing.init_ms()
+        });
+    }
+
+    fn send(&self, packet: Packet, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Send {
+            link: self.link,
+            packet,
+        });
+    }
+}

@@ -1,0 +1,182 @@
+//! The whole ensemble in one thread under a seed: messages are delayed, connections break, networks split, servers crash
+//! and lose what they had not flushed. After each step the checkers run.
+//!
+//! `SIM_SEEDS=FROM..TO` chooses the seeds, `SIM_TRACE=1` prints all that happened. A failure names its seed.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod checkers;
+mod disk;
+mod rng;
+mod world;
+
+use std::ops::Range;
+
+use node_core::effect::Input;
+use node_core::zxid::ServerId;
+
+use world::{Setup, World};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a person chooses seeds for one run"
+)]
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn seeds(default: Range<u64>) -> Range<u64> {
+    let Some(text) = setting("SIM_SEEDS") else {
+        return default;
+    };
+    let (from, to) = text.split_once("..").expect("SIM_SEEDS is FROM..TO");
+    from.parse().unwrap()..to.parse().unwrap()
+}
+
+/// Runs a story under each seed; a failure names the seed.
+fn for_each_seed(default: Range<u64>, setup: &Setup, story: impl Fn(&mut World)) {
+    for seed in seeds(default) {
+        let mut world = World::new(seed, setup.clone());
+        if setting("SIM_TRACE").is_some() {
+            world.trace = Some(String::new());
+        }
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| story(&mut world)));
+        if let Err(cause) = result {
+            println!("{}", world.trace.unwrap_or_default());
+            println!(
+                "failed with SIM_SEEDS={seed}..{} at {} ms",
+                seed + 1,
+                world.now
+            );
+            std::panic::resume_unwind(cause);
+        }
+    }
+}
+
+const THREE: Setup = Setup {
+    voters: 3,
+    observers: 0,
+    observers_keep_disk: true,
+    reconfig_enabled: false,
+};
+
+/// Something goes wrong somewhere.
+fn disturb(world: &mut World) {
+    let ids = world.ids();
+    let mut pick = |world: &mut World| world.rng.pick(&ids).unwrap();
+    let (a, b) = (pick(world), pick(world));
+    match world.rng.range(0, 12) {
+        0 => world.crash(a),
+        1 => {
+            if let Some(leader) = world.leader() {
+                world.crash(leader);
+            }
+        }
+        2..=4 => ids.iter().for_each(|id| world.start(*id)),
+        5 => world.cut(a, b),
+        6 => {
+            world.blocked.insert((a, b));
+        }
+        7 => isolate(world, a),
+        8 => world.blocked.clear(),
+        9 => {
+            let ms = if world.rng.one_in(3) { 3000 } else { 8 };
+            world.nodes.get_mut(&a).unwrap().disk_ms = ms;
+        }
+        10 => {
+            if world.is_up(a) {
+                world.step(a, Input::Resign);
+            }
+        }
+        _ => {
+            world.crash(a);
+            world.crash(b);
+        }
+    }
+    world.update_election_links();
+}
+
+fn isolate(world: &mut World, id: ServerId) {
+    for other in world.ids() {
+        world.blocked.extend([(id, other), (other, id)]);
+        if world.rng.one_in(2) {
+            world.cut(id, other);
+        }
+    }
+}
+
+fn write(world: &mut World) {
+    for id in world.ids() {
+        for _ in 0..world.rng.range(0, 4) {
+            world.propose(id);
+        }
+    }
+}
+
+fn heal(world: &mut World) {
+    world.blocked.clear();
+    for id in world.ids() {
+        world.nodes.get_mut(&id).unwrap().disk_ms = 8;
+        world.start(id);
+    }
+    world.update_election_links();
+}
+
+/// Faults for a while, then none: the ensemble must have come back after this time.
+const RECOVERY_MS: u64 = 30_000;
+
+fn faults_then_peace(world: &mut World) {
+    world.ids().into_iter().for_each(|id| world.start(id));
+    for _ in 0..60 {
+        let pause = world.rng.range(1, 800);
+        let until = world.now + pause;
+        while world.now < until {
+            write(world);
+            let pause = world.rng.range(1, 60);
+            world.run_for(pause);
+        }
+        disturb(world);
+    }
+    heal(world);
+    let healthy = world.run_until(world.now + RECOVERY_MS, World::is_healthy);
+    assert!(healthy, "no recovery");
+    let before = world.checkers.committed.len();
+    let leader = world.leader().unwrap();
+    world.propose(leader);
+    assert!(
+        world.run_until(world.now + 2000, |w| w.checkers.committed.len() > before
+            && w.is_healthy())
+    );
+}
+
+#[test]
+fn three_servers_keep_every_promise_under_faults() {
+    for_each_seed(0..60, &THREE, faults_then_peace);
+}
+
+#[test]
+fn five_servers_and_two_observers_keep_every_promise_under_faults() {
+    let setup = Setup {
+        voters: 5,
+        observers: 2,
+        ..THREE
+    };
+    for_each_seed(0..30, &setup, faults_then_peace);
+}
+
+#[test]
+fn observers_without_a_disk_keep_every_promise_under_faults() {
+    let setup = Setup {
+        observers: 2,
+        observers_keep_disk: false,
+        reconfig_enabled: true,
+        ..THREE
+    };
+    for_each_seed(0..30, &setup, faults_then_peace);
+}
+
+#[test]
+fn one_server_is_an_ensemble() {
+    let setup = Setup { voters: 1, ..THREE };
+    for_each_seed(0..10, &setup, faults_then_peace);
+}

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use node_core::replica::Replica;
 use node_core::tree::{SnapshotId, TreeOptions};
 use node_core::watch::{ConnectionId, WatchTable};
+use node_core::zxid::Zxid;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::Config;
@@ -58,6 +59,8 @@ impl Shared {
     pub fn begin_snapshot(self: &Arc<Self>) -> ActiveSnapshot {
         let mut replica = self.replica.write();
         ActiveSnapshot {
+            zxid: replica.last_zxid(),
+            digest: replica.tree().digest(),
             id: replica.begin_snapshot(),
             generation: self.generation.load(Ordering::Relaxed),
             shared: self.clone(),
@@ -67,6 +70,10 @@ impl Shared {
 
 /// A snapshot that is being taken. It ends when this is dropped.
 pub struct ActiveSnapshot {
+    /// The last transaction that it holds.
+    pub zxid: Zxid,
+    /// The tree's digest, if it is kept.
+    pub digest: Option<i64>,
     shared: Arc<Shared>,
     generation: u64,
     id: SnapshotId,

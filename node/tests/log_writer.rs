@@ -1,5 +1,7 @@
 //! The log's thread: nothing is reported before it is flushed, and a failure is reported once.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};

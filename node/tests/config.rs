@@ -1,12 +1,13 @@
 //! What a person gets for a configuration, good or wrong.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use std::fs;
 use std::path::Path;
 
 use expect_test::{Expect, expect};
 use node::config::{Config, FourLetterWords, Role, dynamic};
+use node::limits;
 use node_core::zxid::{ServerId, Zxid};
 
 const ENSEMBLE: &str = "tickTime=2000\ninitLimit=10\nsyncLimit=5\nclientPort=2181\nserver.1=a:2888:3888\nserver.2=b:2888:3888\nserver.3=c:2888:3888\n";
@@ -101,6 +102,17 @@ fn the_smallest_configuration_is_a_standalone_server() {
         config.access.four_letter_words,
         FourLetterWords::Only(vec!["srvr".into()])
     );
+    assert_eq!(config.sessions.frame_max_bytes, limits::FRAME_BYTES);
+    assert_eq!(config.sessions.outstanding_max, limits::OUTSTANDING);
+    assert_eq!(
+        config.sessions.max_client_connections,
+        limits::CONNECTIONS_PER_ADDRESS
+    );
+    assert_eq!(config.sessions.max_connections, limits::CONNECTIONS);
+    assert_eq!(
+        config.storage.commit_log_count as usize,
+        limits::COMMITTED_LOG
+    );
     assert_eq!(config.data_log_dir, config.data_dir);
     assert_eq!(config.warnings, []);
 }
@@ -171,9 +183,9 @@ fn doubtful_keys_are_named() {
         note DIR/zoo.cfg:7: nio.numWorkerThreads has no meaning in this server: threads and buffers are not configured here
         warn DIR/zoo.cfg:8: ssl.keyStore.location is not supported yet and has no effect
         warn DIR/zoo.cfg:9: localSessionsEnabled=true is not supported yet and has no effect
-        note DIR/zoo.cfg:12: leader.nodelay has no meaning in this server: small packets are never held back
         warn DIR/zoo.cfg:10: forceSync=no: a power failure loses writes that were acknowledged
         warn DIR/zoo.cfg:11: skipACL=yes: every client may read and change everything
+        note DIR/zoo.cfg:12: leader.nodelay has no meaning in this server: small packets are never held back
     "#]]
     .assert_eq(&Files::new(text, None).warnings());
 }
@@ -217,15 +229,14 @@ fn everything_that_is_wrong_is_reported_at_once() {
         None,
         expect![[r#"
             DIR/zoo.cfg: dataDir is missing; add a line like dataDir=/var/lib/zookeeper
-            DIR/zoo.cfg:4: standaloneEnabled is "maybe", but it must be true or false
-            DIR/zoo.cfg: standaloneEnabled=false needs a server list with at least one voter, like server.1=HOST:2888:3888
-            DIR/zoo.cfg:8: peerType is "leader", but it must be one of: participant, observer
             DIR/zoo.cfg:1: tickTime is "fast", but it must be a whole number of milliseconds from 1 to 2147483647
+            DIR/zoo.cfg:2: clientPort is "99999", but it must be a whole number from 0 to 65535
             DIR/zoo.cfg:3: maxClientCnxns is "-1", but it must be a whole number of connections from 0 to 2147483647
-            DIR/zoo.cfg:9: snapCount has no value; it must be a whole number of transactions from 2 to 2147483647
+            DIR/zoo.cfg:4: standaloneEnabled is "maybe", but it must be true or false
             DIR/zoo.cfg:6: autopurge.snapRetainCount is "1", but it must be a whole number of snapshots from 3 to 2147483647
             DIR/zoo.cfg:7: autopurge.purgeInterval is "1w", but it must be a whole number of hours, or one with a unit: ms, s, m, h or d
-            DIR/zoo.cfg:2: clientPort is "99999", but it must be a whole number from 0 to 65535"#]],
+            DIR/zoo.cfg:8: peerType is "leader", but it must be one of: participant, observer
+            DIR/zoo.cfg:9: snapCount has no value; it must be a whole number of transactions from 2 to 2147483647"#]],
     );
 }
 
@@ -310,7 +321,7 @@ fn an_ensemble_needs_its_limits_and_voters() {
         &format!("{limits}server.1=a:1:2:observer\n"),
         Some("1"),
         expect![
-            "DIR/zoo.cfg: the 1 servers are all observers; an ensemble needs servers that vote"
+            "DIR/zoo.cfg: every server in the list is an observer; an ensemble needs servers that vote"
         ],
     );
     wrong(
@@ -324,9 +335,9 @@ fn an_ensemble_needs_its_limits_and_voters() {
         &format!("{limits}{servers}group.1=1:2\ngroup.2=2\nweight.1=much\n"),
         Some("1"),
         expect![[r#"
+            DIR/zoo.cfg: server.3 is in no group, though there are groups
             DIR/zoo.cfg:9: server 2 is in two groups
-            DIR/zoo.cfg:10: weight.1 is "much", but it must be a whole number, 0 or more
-            DIR/zoo.cfg: server.3 is in no group, though there are groups"#]],
+            DIR/zoo.cfg:10: weight.1 is "much", but it must be a whole number, 0 or more"#]],
     );
 }
 
@@ -359,8 +370,8 @@ fn other_wrong_values_are_explained() {
         "dataDir=DIR/data\nclientPort=2181\nmetricsProvider.className=com.acme.Metrics\nDigestAuthenticationProvider.superDigest=secret\n",
         None,
         expect![[r#"
-            DIR/zoo.cfg:4: DigestAuthenticationProvider.superDigest must have the form super:DIGEST, with the base64 of the SHA-1 of super:PASSWORD
-            DIR/zoo.cfg:3: metricsProvider.className is "com.acme.Metrics", but there are only org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider, org.apache.zookeeper.metrics.impl.DefaultMetricsProvider and …NullMetricsProvider"#]],
+            DIR/zoo.cfg:3: metricsProvider.className is "com.acme.Metrics", but there are only org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider, org.apache.zookeeper.metrics.impl.DefaultMetricsProvider and …NullMetricsProvider
+            DIR/zoo.cfg:4: DigestAuthenticationProvider.superDigest must have the form super:DIGEST, with the base64 of the SHA-1 of super:PASSWORD"#]],
     );
     wrong(
         "a=\\u12",
@@ -386,8 +397,7 @@ fn server_lines_are_in_one_file_only() {
     );
     expect![[r#"
         DIR/zoo.cfg:4: server.1 must be in DIR/zoo.cfg.dynamic.10000003a, because dynamicConfigFile names it; server, group and weight lines cannot be in both files
-        DIR/zoo.cfg.dynamic.10000003a:4: tickTime cannot be here: a dynamic configuration holds only server, group and weight lines
-        DIR/zoo.cfg: clientPort is missing; add a line like clientPort=2181"#]]
+        DIR/zoo.cfg.dynamic.10000003a:4: tickTime cannot be here: a dynamic configuration holds only server, group and weight lines"#]]
     .assert_eq(&files.read().unwrap_err());
 }
 

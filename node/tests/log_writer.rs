@@ -1,6 +1,6 @@
 //! The log's thread: nothing is reported before it is flushed, and a failure is reported once.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! The files of genuine Apache servers, and what crashes and rot do to a log.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -526,6 +526,26 @@ fn reserved_space_is_given_back_when_a_file_ends() {
     log.append(Zxid(3), &txn(3, b""));
     log.flush().unwrap();
     assert_eq!(zxids(dir.path()).unwrap(), [1, 2, 3]);
+}
+
+#[test]
+fn after_a_failed_write_the_log_refuses_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = TxnLog::open(dir.path(), PLAIN).unwrap();
+    fs::create_dir(dir.path().join("log.1")).unwrap();
+    log.append(Zxid(1), &txn(1, b""));
+    assert!(matches!(log.flush(), Err(StorageError::Io { .. })));
+    fs::remove_dir(dir.path().join("log.1")).unwrap();
+    assert!(
+        matches!(log.flush(), Err(StorageError::LogFailed)),
+        "nothing is tried again"
+    );
+    assert!(matches!(log.roll(), Err(StorageError::LogFailed)));
+    assert!(matches!(
+        log.truncate(Zxid::ZERO, dir.path()),
+        Err(StorageError::LogFailed)
+    ));
+    assert_eq!(zxids(dir.path()).unwrap(), []);
 }
 
 proptest! {

@@ -20,6 +20,16 @@ pub(super) struct Ensemble {
     pub(super) proposed: Option<String>,
 }
 
+/// What the server list means.
+pub(super) enum Mode {
+    /// There is none, or one that doesn't make an ensemble.
+    Standalone,
+    /// An ensemble.
+    Ensemble(Ensemble),
+    /// It is wrong, and the problems say how.
+    Wrong,
+}
+
 impl Ensemble {
     /// Where this server's own line lets clients connect.
     pub(super) fn client(&self) -> Option<HostPort> {
@@ -36,14 +46,14 @@ pub(super) fn is_membership(key: &str) -> bool {
         .any(|prefix| key.starts_with(prefix))
 }
 
-/// Finds the ensemble; `None` for a standalone server.
+/// Finds the ensemble.
 pub(super) fn read(
     path: &Path,
     members: Vec<Entry>,
     values: &mut Values,
     data_dir: &Path,
     reconfig: bool,
-) -> Result<Option<Ensemble>, ConfigError> {
+) -> Result<Mode, ConfigError> {
     let dynamic_file = values.text("dynamicConfigFile").map(PathBuf::from);
     let (list_path, entries) = match &dynamic_file {
         None => (path.to_owned(), members),
@@ -68,11 +78,14 @@ pub(super) fn read(
     values.extend(problems);
     let standalone = is_standalone(&list_path, &membership, values, list_is_sound);
     let peer_type = values.word("peerType");
-    if standalone || !list_is_sound {
-        return Ok(None);
+    if !list_is_sound {
+        return Ok(Mode::Wrong);
+    }
+    if standalone {
+        return Ok(Mode::Standalone);
     }
     let Some(my_id) = read_my_id(data_dir, &membership, &list_path, values) else {
-        return Ok(None);
+        return Ok(Mode::Wrong);
     };
     let role = membership
         .server(my_id)
@@ -92,7 +105,7 @@ pub(super) fn read(
     } else {
         None
     };
-    Ok(Some(Ensemble {
+    Ok(Mode::Ensemble(Ensemble {
         my_id,
         role,
         membership,
@@ -130,9 +143,10 @@ fn is_standalone(path: &Path, membership: &Membership, values: &mut Values, soun
     };
     match voters {
         0 if observers > 0 => {
-            problem(format!(
-                "the {observers} servers are all observers; an ensemble needs servers that vote"
-            ));
+            problem(
+                "every server in the list is an observer; an ensemble needs servers that vote"
+                    .to_owned(),
+            );
         }
         0 if !standalone_enabled => {
             problem("standaloneEnabled=false needs a server list with at least one voter, like server.1=HOST:2888:3888".to_owned());

@@ -48,6 +48,17 @@ pub struct Problem {
     pub text: String,
 }
 
+impl Problem {
+    /// Sorts problems: those of `first` before those of other files, and each file's by line.
+    fn order(&self, first: &Path) -> (bool, PathBuf, Option<usize>) {
+        (
+            self.place.path != first,
+            self.place.path.clone(),
+            self.place.line,
+        )
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.text)
@@ -67,7 +78,7 @@ pub enum ConfigError {
         /// Why not.
         source: io::Error,
     },
-    /// Everything that is wrong, in the order of the checks.
+    /// Everything that is wrong, in the order of files and lines.
     #[error("{}", lines(.0))]
     Problems(Vec<Problem>),
 }

@@ -180,7 +180,8 @@ impl Values {
         (!value.is_empty()).then_some(value)
     }
 
-    /// What is written for a key, if it is a value that `parse` takes; else the default, with a problem noted.
+    /// What is written for a key, if it is a value that `parse` takes; else the default, with a problem noted, so that one
+    /// wrong value doesn't bring forth others.
     fn checked<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let key = key(name);
         let Some(entry) = self.known.get(name) else {
@@ -195,6 +196,7 @@ impl Values {
                 format!("{name} is {:?}, but it must be {wanted}", entry.value)
             };
             self.problem(line, text);
+            return parse(key.default);
         }
         parsed
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::ensemble::{self, Ensemble};
+use super::ensemble::{self, Ensemble, Mode};
 use super::properties::Entry;
 use super::values::{Values, read_file};
 use super::{
@@ -26,11 +26,14 @@ pub(super) fn read(path: &Path) -> Result<Config, ConfigError> {
     }
     let data_dir = data_dir.unwrap_or_default();
     let reconfig = values.flag("reconfigEnabled");
-    let ensemble = ensemble::read(path, members, &mut values, &data_dir, reconfig)?;
+    let mode = ensemble::read(path, members, &mut values, &data_dir, reconfig)?;
     let sessions = sessions(&mut values);
     let storage = storage(&mut values);
-    let client = client(&mut values, ensemble.as_ref());
-    let quorum = ensemble.map(|ensemble| quorum(&mut values, ensemble));
+    let client = client(&mut values, &mode);
+    let quorum = match mode {
+        Mode::Ensemble(ensemble) => Some(quorum(&mut values, ensemble)),
+        Mode::Standalone | Mode::Wrong => None,
+    };
     let config = Config {
         path: path.to_owned(),
         data_log_dir: values
@@ -56,8 +59,15 @@ pub(super) fn read(path: &Path) -> Result<Config, ConfigError> {
         },
         metrics: metrics(&mut values),
         admin: admin(&mut values),
-        warnings: std::mem::take(&mut values.warnings),
+        warnings: Vec::new(),
     };
+    let warnings = &mut values.warnings;
+    warnings.sort_by_key(|warning| warning.problem.order(path));
+    let config = Config {
+        warnings: std::mem::take(warnings),
+        ..config
+    };
+    values.problems.sort_by_key(|problem| problem.order(path));
     if values.problems.is_empty() {
         Ok(config)
     } else {
@@ -208,7 +218,7 @@ fn admin(values: &mut Values) -> Option<Admin> {
 }
 
 /// Where clients connect: as the server's own line says, or else the keys.
-fn client(values: &mut Values, ensemble: Option<&Ensemble>) -> Option<HostPort> {
+fn client(values: &mut Values, mode: &Mode) -> Option<HostPort> {
     let line = values
         .line("clientPort")
         .or(values.line("clientPortAddress"));
@@ -221,7 +231,10 @@ fn client(values: &mut Values, ensemble: Option<&Ensemble>) -> Option<HostPort> 
     }
     let host = host.unwrap_or_else(|| "0.0.0.0".to_owned());
     let by_keys = port.map(|port| HostPort { host, port });
-    let by_list = ensemble.and_then(Ensemble::client);
+    let by_list = match mode {
+        Mode::Ensemble(ensemble) => ensemble.client(),
+        Mode::Standalone | Mode::Wrong => None,
+    };
     match (by_keys, by_list) {
         (Some(keys), Some(list)) if keys != list => {
             let text = format!(
@@ -231,17 +244,17 @@ fn client(values: &mut Values, ensemble: Option<&Ensemble>) -> Option<HostPort> 
             Some(list)
         }
         (None, None) => {
-            let missing = values.line("clientPort").is_none();
-            match ensemble {
-                None if missing => values.problem(
+            match mode {
+                _ if values.line("clientPort").is_some() => {}
+                Mode::Standalone => values.problem(
                     None,
                     "clientPort is missing; add a line like clientPort=2181",
                 ),
-                Some(_) if missing => values.warn(
+                Mode::Ensemble(_) => values.warn(
                     None,
                     "without clientPort no client can connect to this server",
                 ),
-                _ => {}
+                Mode::Wrong => {}
             }
             None
         }

@@ -13,7 +13,7 @@ use node_core::zxid::Zxid;
 
 use super::properties::line_of;
 use super::values::read_file;
-use super::{ConfigError, ensemble};
+use super::{ConfigError, members};
 use crate::storage::{StorageError, replace_file};
 
 /// The version in the name of a dynamic file, `….HEX`; zero without one.
@@ -81,7 +81,7 @@ pub fn activate(
 
     let moved = |key: &str| {
         let key = key.strip_prefix("zookeeper.").unwrap_or(key);
-        ensemble::is_membership(key)
+        members::is_membership(key)
             || ["dynamicConfigFile", "peerType"].contains(&key)
             || (gives_client_port && ["clientPort", "clientPortAddress"].contains(&key))
     };

@@ -1,6 +1,5 @@
 //! The ensemble of a configuration: the server list, wherever it is, and this server's place in it (`myid`).
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,9 +7,9 @@ use std::path::{Path, PathBuf};
 use node_core::zxid::{ServerId, Zxid};
 
 use super::properties::Entry;
-use super::servers::{FORM, HostPort, Role, ServerSpec};
+use super::servers::{HostPort, Role};
 use super::values::{Values, read_file};
-use super::{ConfigError, Membership, Place, Problem, dynamic};
+use super::{ConfigError, Membership, Place, Problem, dynamic, members};
 
 /// What the server list and `myid` say together.
 pub(super) struct Ensemble {
@@ -39,26 +38,19 @@ impl Ensemble {
     }
 }
 
-/// Whether a key belongs to the server list.
-pub(super) fn is_membership(key: &str) -> bool {
-    ["server.", "group.", "weight."]
-        .iter()
-        .any(|prefix| key.starts_with(prefix))
-}
-
 /// Finds the ensemble.
 pub(super) fn read(
     path: &Path,
-    members: Vec<Entry>,
+    listed: Vec<Entry>,
     values: &mut Values,
     data_dir: &Path,
     reconfig: bool,
 ) -> Result<Mode, ConfigError> {
     let dynamic_file = values.text("dynamicConfigFile").map(PathBuf::from);
     let (list_path, entries) = match &dynamic_file {
-        None => (path.to_owned(), members),
+        None => (path.to_owned(), listed),
         Some(file) => {
-            if let Some(entry) = members.first() {
+            if let Some(entry) = listed.first() {
                 let text = format!(
                     "{} must be in {}, because dynamicConfigFile names it; server, group and weight lines cannot be in both files",
                     entry.key,
@@ -69,8 +61,7 @@ pub(super) fn read(
             (file.clone(), read_file(file)?)
         }
     };
-    let mut problems = Vec::new();
-    let mut membership = parse_members(&list_path, entries, &mut problems);
+    let (mut membership, problems) = members::parse(&list_path, &entries);
     membership.version = dynamic_file
         .as_deref()
         .map_or(Zxid::ZERO, dynamic::version_of);
@@ -174,97 +165,6 @@ fn is_standalone(path: &Path, membership: &Membership, values: &mut Values, soun
         _ => {}
     }
     false
-}
-
-/// Reads the server list. Everything wrong goes to `problems`.
-fn parse_members(path: &Path, entries: Vec<Entry>, problems: &mut Vec<Problem>) -> Membership {
-    let mut servers = BTreeMap::new();
-    let mut groups = BTreeMap::new();
-    let mut weights = BTreeMap::new();
-    let mut group_of = BTreeMap::new();
-    for entry in entries {
-        let Entry { line, key, value } = entry;
-        let mut problem = |text: String| {
-            problems.push(Problem {
-                place: Place {
-                    path: path.to_owned(),
-                    line: Some(line),
-                },
-                text,
-            });
-        };
-        let (kind, id) = key.split_once('.').unwrap_or((&key, ""));
-        if !is_membership(&key) {
-            problem(format!(
-                "{key} cannot be here: a dynamic configuration holds only server, group and weight lines"
-            ));
-            continue;
-        }
-        let Ok(id) = id.parse::<i64>() else {
-            problem(format!("{key} must be {kind}.N with a whole number N"));
-            continue;
-        };
-        match kind {
-            "server" => match ServerSpec::parse(ServerId(id), &value) {
-                Ok(server) => {
-                    if servers.insert(id, server).is_some() {
-                        problem(format!("{key} is there twice"));
-                    }
-                }
-                Err(why) => problem(format!("{key} is {value:?}, but {why}; it must be {FORM}")),
-            },
-            "group" => {
-                for member in value.split(':').map(str::trim) {
-                    match member.parse::<i64>() {
-                        Ok(member) if group_of.insert(member, id).is_none() => {}
-                        Ok(member) => problem(format!("server {member} is in two groups")),
-                        Err(_) => problem(format!(
-                            "{key} is {value:?}, but it must be server ids separated by \":\""
-                        )),
-                    }
-                }
-                groups.insert(id, value);
-            }
-            _ => match value.parse::<u32>() {
-                Ok(_) => {
-                    weights.insert(id, value);
-                }
-                Err(_) => problem(format!(
-                    "{key} is {value:?}, but it must be a whole number, 0 or more"
-                )),
-            },
-        }
-    }
-    if !groups.is_empty() {
-        let ungrouped = |server: &&ServerSpec| {
-            server.role == Role::Participant && !group_of.contains_key(&server.id.0)
-        };
-        for server in servers.values().filter(ungrouped) {
-            let text = format!(
-                "server.{} is in no group, though there are groups",
-                server.id
-            );
-            problems.push(Problem {
-                place: Place {
-                    path: path.to_owned(),
-                    line: None,
-                },
-                text,
-            });
-        }
-    }
-    let named =
-        |kind: &'static str| move |(id, value): (i64, String)| (format!("{kind}.{id}"), value);
-    let hierarchy = groups
-        .into_iter()
-        .map(named("group"))
-        .chain(weights.into_iter().map(named("weight")))
-        .collect();
-    Membership {
-        version: Zxid::ZERO,
-        servers: servers.into_values().collect(),
-        hierarchy,
-    }
 }
 
 /// Reads `dataDir/myid`.

@@ -16,6 +16,7 @@ pub use servers::{HostPort, PeerAddress, Role, ServerSpec};
 pub mod dynamic;
 mod ensemble;
 pub mod keys;
+mod members;
 pub mod properties;
 mod servers;
 mod values;

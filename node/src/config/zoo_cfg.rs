@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ensemble::{self, Ensemble, Mode};
+use super::members;
 use super::properties::Entry;
 use super::values::{Values, read_file};
 use super::{
@@ -13,9 +14,9 @@ use super::{
 use crate::storage::txn_log::LogOptions;
 
 pub(super) fn read(path: &Path) -> Result<Config, ConfigError> {
-    let (members, entries): (Vec<Entry>, Vec<Entry>) = read_file(path)?
+    let (listed, entries): (Vec<Entry>, Vec<Entry>) = read_file(path)?
         .into_iter()
-        .partition(|entry| ensemble::is_membership(&entry.key));
+        .partition(|entry| members::is_membership(&entry.key));
     let mut values = Values::new(path, entries);
     let data_dir = values.text("dataDir").map(PathBuf::from);
     if data_dir.is_none() {
@@ -26,7 +27,7 @@ pub(super) fn read(path: &Path) -> Result<Config, ConfigError> {
     }
     let data_dir = data_dir.unwrap_or_default();
     let reconfig = values.flag("reconfigEnabled");
-    let mode = ensemble::read(path, members, &mut values, &data_dir, reconfig)?;
+    let mode = ensemble::read(path, listed, &mut values, &data_dir, reconfig)?;
     let sessions = sessions(&mut values);
     let storage = storage(&mut values);
     let client = client(&mut values, &mode);

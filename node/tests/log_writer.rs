@@ -1,5 +1,7 @@
 //! The log's thread: nothing is reported before it is flushed, and a failure is reported once.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};

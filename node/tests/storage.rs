@@ -1,5 +1,7 @@
 //! The files of genuine Apache servers, and what crashes and rot do to a log.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -307,8 +309,8 @@ fn a_zeroed_block_in_the_middle_is_damage_that_names_its_place() {
     let path = dir.path().join("log.1");
     let mut image = fs::read(&path).unwrap();
     assert_eq!(
-        image.len() % (1 << 20),
-        0,
+        image.len(),
+        (1 << 20) + 16,
         "space is reserved by whole steps"
     );
     image[4096..8192].fill(0);
@@ -524,6 +526,26 @@ fn reserved_space_is_given_back_when_a_file_ends() {
     log.append(Zxid(3), &txn(3, b""));
     log.flush().unwrap();
     assert_eq!(zxids(dir.path()).unwrap(), [1, 2, 3]);
+}
+
+#[test]
+fn after_a_failed_write_the_log_refuses_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = TxnLog::open(dir.path(), PLAIN).unwrap();
+    fs::create_dir(dir.path().join("log.1")).unwrap();
+    log.append(Zxid(1), &txn(1, b""));
+    assert!(matches!(log.flush(), Err(StorageError::Io { .. })));
+    fs::remove_dir(dir.path().join("log.1")).unwrap();
+    assert!(
+        matches!(log.flush(), Err(StorageError::LogFailed)),
+        "nothing is tried again"
+    );
+    assert!(matches!(log.roll(), Err(StorageError::LogFailed)));
+    assert!(matches!(
+        log.truncate(Zxid::ZERO, dir.path()),
+        Err(StorageError::LogFailed)
+    ));
+    assert_eq!(zxids(dir.path()).unwrap(), []);
 }
 
 proptest! {

@@ -49,6 +49,7 @@ impl DataDirs {
             refuse_strays(&snap_dir, LOG)?;
             refuse_strays(&log_dir, SNAPSHOT)?;
         }
+        remove_unfinished(&snap_dir)?;
         Ok(Self {
             data_dir: data_dir.to_owned(),
             snap_dir,
@@ -112,6 +113,21 @@ fn lock(dir: &Path) -> Result<File, StorageError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(StorageError::io("write", &path))?;
     Ok(file)
+}
+
+/// Removes snapshots that a crash interrupted. The epoch files' temporary ones stay: they may count.
+fn remove_unfinished(snap_dir: &Path) -> Result<(), StorageError> {
+    for entry in fs::read_dir(snap_dir).map_err(StorageError::io("list", snap_dir))? {
+        let path = entry.map_err(StorageError::io("list", snap_dir))?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if name.starts_with(SNAPSHOT) && name.ends_with(".tmp") {
+            atomic::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn refuse_strays(dir: &Path, prefix: &'static str) -> Result<(), StorageError> {
@@ -238,6 +254,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (data, log) = (dir.path().join("data"), dir.path().join("log"));
         drop(DataDirs::open(&data, &log, true).unwrap());
+        fs::write(data.join("version-2/snapshot.5.tmp"), b"").unwrap();
+        drop(DataDirs::open(&data, &log, true).unwrap());
+        assert!(
+            !data.join("version-2/snapshot.5.tmp").exists(),
+            "an unfinished snapshot is removed"
+        );
         fs::write(log.join("version-2/snapshot.5"), b"").unwrap();
         let error = DataDirs::open(&data, &log, true).unwrap_err();
         assert!(

@@ -27,6 +27,8 @@ pub mod txn_log;
 mod atomic;
 mod xerial;
 
+pub(crate) use atomic::replace as replace_file;
+
 /// Any error of a consumer that storage feeds: a snapshot's parser, or what replays transactions.
 pub type ConsumerError = Box<dyn std::error::Error + Send + Sync>;
 

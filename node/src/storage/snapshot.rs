@@ -168,7 +168,6 @@ pub fn load_newest<B: SnapshotBody>(
                     trailer,
                 }));
             }
-            Err(error @ StorageError::Io { .. }) => return Err(error),
             Err(error) => {
                 tracing::error!(%error, "a snapshot cannot be loaded; trying the one before it");
                 count += 1;

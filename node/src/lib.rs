@@ -1,5 +1,17 @@
 //! The ZooKeeper server process: sockets, disk and timers around `node_core`.
 
+pub mod serve;
+
 pub mod config;
 pub mod limits;
+pub mod shared;
+
+pub mod driver;
+pub mod net;
+
+pub mod disk;
 pub mod storage;
+
+pub mod four_letter;
+pub mod metrics;
+pub mod status;

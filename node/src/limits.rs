@@ -86,3 +86,9 @@ pub const SNAPSHOT_CANDIDATES: usize = 100;
 
 /// The most bytes of `zoo.cfg` or of a dynamic configuration file.
 pub const CONFIG_FILE_BYTES: u64 = 1024 * 1024;
+
+/// How long a connection may take to send its first frame, in ms (Apache's `nio.sessionlessCnxnTimeout`).
+pub const SESSIONLESS_MS: u64 = 10_000;
+
+/// How often silent connections are looked for, in ms.
+pub const IDLE_CHECK_MS: u64 = 1_000;

@@ -1,16 +1,16 @@
 //! Starting a server: configuration, disk, ports, tasks.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use node_core::local::Timing;
 use node_core::member::{Member, MemberSettings};
-use node_core::peer::{Peer, PeerConfig, Recovered};
+use node_core::peer::{Peer, PeerConfig, Recovered, Timing};
 use node_core::prep::PrepSettings;
-use node_core::quorum::config::{Member as Server, MemberRole, QuorumConfig};
+use node_core::quorum::config::{Member as ServerEntry, MemberRole, QuorumConfig};
 use node_core::replica::Replica;
 use node_core::session::SessionIds;
 use node_core::tree::TreeOptions;
@@ -18,35 +18,322 @@ use node_core::watch::WatchTable;
 use node_core::zxid::{Epoch, ServerId, Time, Zxid};
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use crate::config::{Config, HostPort, Quorum, Role};
+use crate::config::{Config, HostPort, Role, dynamic};
 use crate::disk::{self, Disk};
 use crate::driver::{Driver, Message};
+use crate::limits;
 use crate::metrics::{self, Metrics};
-use crate::net::election::{self, ElectionSettings};
+use crate::net::election::{self, ElectionCommand, ElectionSettings};
 use crate::net::{Report, client, quorum};
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::storage::dirs::DataDirs;
 use crate::storage::epoch::EpochFiles;
 
-/// How long a leader that is told to stop waits for its last proposals and for the others to know.
+/// How long a leader that is told to stop waits for its last proposals, and for the others to know them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The id of a server that is alone.
+const STANDALONE_ID: ServerId = ServerId(1);
 
 /// Reads the configuration and runs the server until a signal or an error ends it.
 pub async fn serve(zoo_cfg: &Path) -> anyhow::Result<()> {
     let config = Config::read(zoo_cfg)?;
     config.log_warnings();
-    Server_::open(config)?.run().await
+    let started = Instant::now();
+    let ensemble = ensemble(&config)?;
+    if config.quorum.is_some() && config.features.reconfig {
+        dynamic::back_up(zoo_cfg)?;
+    }
+    let keeps_disk =
+        config.quorum.as_ref().is_none_or(|quorum| quorum.role != Role::Observer || quorum.observer_sync_enabled);
+    let tree_options = TreeOptions {
+        digest: config.features.tree_digest,
+        extended_types: config.features.extended_types,
+        skip_acl: config.access.skip_acl,
+    };
+    let mut start = Start { replica: Replica::new(tree_options), peer: nothing_recovered(), files: None };
+    if keeps_disk {
+        start = Start::read(&config, tree_options)?;
+    }
+    start.peer.last_seen_config = proposed_config(&config)?;
+    tracing::info!(
+        my_id = %ensemble.my_id,
+        zxid = %start.peer.last_zxid,
+        accepted_epoch = %start.peer.accepted_epoch,
+        current_epoch = %start.peer.current_epoch,
+        ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(0),
+        "data loaded"
+    );
+    let member = member(&config, &ensemble, start.peer, start.replica.last_zxid());
+    let shared = Arc::new(Shared {
+        replica: RwLock::new(start.replica),
+        generation: AtomicU64::new(0),
+        watches: Mutex::new(WatchTable::new()),
+        connections: Mutex::new(HashMap::new()),
+        serving: AtomicBool::new(false),
+        status: Mutex::new(Status {
+            standalone: config.quorum.is_none(),
+            config: ensemble.config.to_string(),
+            quorum_size: ensemble.config.voters().count(),
+            ..Status::default()
+        }),
+        metrics: Metrics::new()?,
+        tree_options,
+        config,
+    });
+    run(shared, ensemble, member, start.files, started).await
 }
 
-/// Everything that is read before the first port is opened.
-struct Server_ {
-    shared: Arc<Shared>,
-    peer: Peer,
-    member: MemberSettings,
-    disk: Option<(DataDirs, EpochFiles)>,
+struct Ensemble {
     my_id: ServerId,
+    config: QuorumConfig,
+}
+
+/// What the files say about the ensemble; a server that is alone is an ensemble of one.
+fn ensemble(config: &Config) -> anyhow::Result<Ensemble> {
+    let Some(quorum) = &config.quorum else {
+        let alone = ServerEntry {
+            addresses: vec![],
+            role: MemberRole::Participant,
+            client: None,
+            secure_client: None,
+        };
+        let config = QuorumConfig::new(BTreeMap::from([(STANDALONE_ID, alone)]), Zxid::ZERO);
+        return Ok(Ensemble { my_id: STANDALONE_ID, config });
+    };
+    let config = QuorumConfig::parse(&quorum.membership.text())?;
+    Ok(Ensemble { my_id: quorum.my_id, config })
+}
+
+/// A configuration that was proposed before the server stopped.
+fn proposed_config(config: &Config) -> anyhow::Result<Option<QuorumConfig>> {
+    let text = config.quorum.as_ref().and_then(|quorum| quorum.proposed.as_deref());
+    text.map(QuorumConfig::parse).transpose().context("the file of the proposed configuration (.dynamic.next)")
+}
+
+fn nothing_recovered() -> Recovered {
+    Recovered {
+        accepted_epoch: Epoch(0),
+        current_epoch: Epoch(0),
+        last_zxid: Zxid::ZERO,
+        recent: vec![],
+        last_seen_config: None,
+    }
+}
+
+/// What was found on the disk.
+struct Start {
+    replica: Replica,
+    peer: Recovered,
+    files: Option<(DataDirs, EpochFiles)>,
+}
+
+impl Start {
+    fn read(config: &Config, tree_options: TreeOptions) -> anyhow::Result<Self> {
+        let dirs = DataDirs::open(&config.data_dir, &config.data_log_dir, config.autocreate)?;
+        let disk::Recovered { replica, recent } = disk::recover(&dirs, config, tree_options)?;
+        let last_zxid = replica.last_zxid();
+        let epochs = EpochFiles::open(dirs.snap_dir(), last_zxid)?;
+        let peer = Recovered {
+            accepted_epoch: epochs.epochs().accepted,
+            current_epoch: epochs.epochs().current,
+            last_zxid,
+            recent: recent.into(),
+            last_seen_config: None,
+        };
+        Ok(Self { replica, peer, files: Some((dirs, epochs)) })
+    }
+}
+
+fn member(config: &Config, ensemble: &Ensemble, recovered: Recovered, applied: Zxid) -> Member {
+    let sessions = &config.sessions;
+    let timing = match &config.quorum {
+        None => Timing::default(),
+        Some(quorum) => Timing {
+            tick_ms: sessions.tick_time_ms.into(),
+            init_limit: quorum.init_limit,
+            sync_limit: quorum.sync_limit,
+            resend_min_ms: quorum.min_notification_interval_ms.into(),
+            resend_max_ms: quorum.max_notification_interval_ms.into(),
+            ..Timing::default()
+        },
+    };
+    let quorum = config.quorum.as_ref();
+    let peer = PeerConfig {
+        my_id: ensemble.my_id,
+        config: ensemble.config.clone(),
+        timing,
+        reconfig_enabled: config.features.reconfig && quorum.is_some(),
+        observer: quorum.is_some_and(|quorum| quorum.role == Role::Observer),
+        observer_keeps_disk: quorum.is_none_or(|quorum| quorum.observer_sync_enabled),
+    };
+    let timeout = |ms: u32| i32::try_from(ms).unwrap_or(i32::MAX);
+    let settings = MemberSettings {
+        prep: PrepSettings {
+            skip_acl: config.access.skip_acl,
+            extended_types: config.features.extended_types,
+            enforce_quota: false,
+        },
+        tick_ms: sessions.tick_time_ms.into(),
+        min_session_timeout_ms: timeout(sessions.min_session_timeout_ms),
+        max_session_timeout_ms: timeout(sessions.max_session_timeout_ms),
+        container_interval_ms: config.containers.check_interval_ms,
+        container_never_used_ms: i64::try_from(config.containers.max_never_used_ms).unwrap_or(i64::MAX),
+        reconfig_enabled: config.features.reconfig && quorum.is_some(),
+        min_voters: if quorum.is_some_and(|quorum| quorum.standalone_enabled) { 2 } else { 1 },
+    };
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let ids = SessionIds::new(ensemble.my_id, i64::try_from(now_ms).unwrap_or(0));
+    Member::new(settings, Peer::new(peer, recovered, Time(0)), ids, applied)
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    ensemble: Ensemble,
+    member: Member,
+    files: Option<(DataDirs, EpochFiles)>,
     started: Instant,
+) -> anyhow::Result<()> {
+    let (to_driver, messages) = mpsc::unbounded_channel();
+    let report = Report::new(to_driver);
+    let disk = match files {
+        Some((dirs, epochs)) => {
+            disk::write_first_snapshot(&dirs, &shared)?;
+            Some(Disk::start(shared.clone(), dirs, epochs, report.clone())?)
+        }
+        None => None,
+    };
+    let mut acceptors = JoinSet::new();
+    let election = match shared.config.quorum.is_some() {
+        true => Some(open_quorum_ports(&shared, &ensemble, &report, &mut acceptors).await?),
+        false => None,
+    };
+    open_client_ports(&shared, &report, &mut acceptors).await?;
+    watch_the_clock(&shared, &report);
+    watch_signals(report.clone(), acceptors)?;
+    let quorum = shared.config.quorum.as_ref();
+    let dial_timeout = Duration::from_millis(quorum.map_or(5000, |quorum| u64::from(quorum.connect_timeout_ms)));
+    let driver =
+        Driver { member, shared, disk, election, report, started, dial_timeout, stop_timeout: STOP_TIMEOUT };
+    driver.run(messages).await
+}
+
+async fn open_quorum_ports(
+    shared: &Arc<Shared>,
+    ensemble: &Ensemble,
+    report: &Report,
+    acceptors: &mut JoinSet<()>,
+) -> anyhow::Result<mpsc::UnboundedSender<ElectionCommand>> {
+    let quorum = shared.config.quorum.as_ref().context("an ensemble")?;
+    let own = ensemble.config.member(ensemble.my_id);
+    let addresses = own.map(|own| own.addresses.clone()).unwrap_or_default();
+    let links = Arc::new(quorum::LinkNumbers::default());
+    let mut elections = Vec::new();
+    for address in &addresses {
+        let host = if quorum.listen_on_all_ips { "0.0.0.0" } else { address.host.as_str() };
+        let listener = bind(host, address.quorum_port, "quorum", quorum.election_port_bind_retry).await?;
+        acceptors.spawn(quorum::listen(listener, shared.clone(), report.clone(), links.clone()));
+        elections.push(bind(host, address.election_port, "election", quorum.election_port_bind_retry).await?);
+    }
+    let settings = ElectionSettings {
+        my_id: ensemble.my_id,
+        connect_timeout: Duration::from_millis(quorum.connect_timeout_ms.into()),
+        introduction_timeout: Duration::from_millis(
+            u64::from(shared.config.sessions.tick_time_ms) * u64::from(quorum.sync_limit),
+        ),
+    };
+    let (commands, received) = mpsc::unbounded_channel();
+    tokio::spawn(election::run(settings, elections, ensemble.config.clone(), received, report.clone()));
+    Ok(commands)
+}
+
+async fn open_client_ports(
+    shared: &Arc<Shared>,
+    report: &Report,
+    acceptors: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    if let Some(HostPort { host, port }) = &shared.config.client {
+        let listener = bind(host, *port, "client", 0).await?;
+        tracing::info!(address = %listener.local_addr()?, "client port open");
+        let numbers = Arc::new(client::Numbers::default());
+        acceptors.spawn(client::listen(listener, shared.clone(), report.clone(), numbers));
+    }
+    if let Some(HostPort { host, port }) = &shared.config.metrics {
+        let listener = bind(host, *port, "metrics", 0).await?;
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            if let Err(error) = metrics::serve(listener, shared).await {
+                tracing::error!(%error, "the metrics port has failed");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Opens a port, trying again `retries` times with a pause of a second: a predecessor may not be gone yet.
+async fn bind(host: &str, port: u16, what: &str, retries: u32) -> anyhow::Result<TcpListener> {
+    let mut tried = 0;
+    loop {
+        match TcpListener::bind((host, port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if tried < retries => {
+                tracing::warn!(host, port, %error, "the {what} port cannot be opened yet; trying again");
+                tried += 1;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("the {what} port {host}:{port} cannot be opened"));
+            }
+        }
+    }
+}
+
+/// Ends connections that are silent for too long, and has old files removed.
+fn watch_the_clock(shared: &Arc<Shared>, report: &Report) {
+    let idle = shared.clone();
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_millis(limits::IDLE_CHECK_MS));
+        loop {
+            every.tick().await;
+            let grace = u64::from(idle.config.sessions.tick_time_ms);
+            for connection in idle.connections.lock().values() {
+                let timeout = connection.timeout_ms.load(std::sync::atomic::Ordering::Relaxed);
+                let allowed = u64::try_from(timeout).unwrap_or(0) + grace;
+                if timeout > 0 && connection.silent_ms() > allowed {
+                    tracing::debug!(peer = %connection.peer, "nothing heard from a client for its time-out: closed");
+                    connection.close();
+                }
+            }
+        }
+    });
+    if let Some(interval) = shared.config.storage.purge_interval {
+        let report = report.clone();
+        tokio::spawn(async move {
+            let mut every = tokio::time::interval(interval);
+            loop {
+                every.tick().await;
+                report.send(Message::Purge);
+            }
+        });
+    }
+}
+
+/// SIGTERM and SIGINT: no more connections, then the driver hands over and ends.
+fn watch_signals(report: Report, mut acceptors: JoinSet<()>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        acceptors.abort_all();
+        report.send(Message::Stop);
+    });
+    Ok(())
 }

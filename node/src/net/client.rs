@@ -213,7 +213,7 @@ impl Task {
     fn frame(&mut self) -> Result<Option<Bytes>, ()> {
         let Some(len) = self.input.first_chunk::<4>().copied().map(u32::from_be_bytes) else { return Ok(None) };
         let len = len as usize;
-        if len > self.shared.config.jute_max_buffer {
+        if len > self.shared.config.sessions.frame_max_bytes {
             return Err(());
         }
         if self.input.len() < 4 + len {
@@ -259,6 +259,7 @@ impl Task {
             }
             let Some(frame) = self.frame()? else { return Ok(Some(Pause::Input)) };
             connection.received.fetch_add(1, Ordering::Relaxed);
+            shared.metrics.received(1);
             let mut request = OneRequest { task: self, shared: &shared, outbox: &mut outbox, ids: &ids };
             match op {
                 Some(op) if op.is_write() && op.is_client_request() => {
@@ -277,7 +278,7 @@ impl Task {
     fn next_op(&self) -> Result<Option<Option<OpCode>>, ()> {
         let Some(head) = self.input.first_chunk::<12>() else { return self.short() };
         let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        if len > self.shared.config.jute_max_buffer || len < 8 {
+        if len > self.shared.config.sessions.frame_max_bytes || len < 8 {
             return Err(());
         }
         if self.input.len() < 4 + len {
@@ -288,7 +289,7 @@ impl Task {
 
     fn short(&self) -> Result<Option<Option<OpCode>>, ()> {
         match self.input.first_chunk::<4>().copied().map(u32::from_be_bytes) {
-            Some(len) if !(8..=self.shared.config.jute_max_buffer).contains(&(len as usize)) => Err(()),
+            Some(len) if !(8..=self.shared.config.sessions.frame_max_bytes).contains(&(len as usize)) => Err(()),
             _ => Ok(None),
         }
     }
@@ -327,7 +328,7 @@ impl OneRequest<'_> {
     }
 
     fn read(&mut self, op: OpCode, frame: Bytes, replica: &node_core::replica::Replica) -> Result<(), ()> {
-        self.shared.metrics.read();
+        self.shared.metrics.reads(1);
         if read::read_plainly(replica, self.ids, &frame, &mut self.outbox.bytes) {
             self.task.connection.sent.fetch_add(1, Ordering::Relaxed);
             return Ok(());
@@ -370,7 +371,7 @@ impl OneRequest<'_> {
     fn auth(&mut self, frame: Bytes) -> Result<(), ()> {
         let mut input = Reader::new(frame);
         let header: RequestHeader = input.read().map_err(drop)?;
-        let digest = self.shared.config.super_digest.as_deref();
+        let digest = self.shared.config.access.super_digest.as_deref();
         let proved = match Request::read(OpCode::Auth, &mut input) {
             Ok(Request::Auth { scheme, auth }) => acl::authenticate(&scheme, &auth, digest),
             _ => Err(ErrorCode::AUTH_FAILED),

@@ -1,5 +1,7 @@
 //! Conversations recorded from genuine servers: every frame of the client port decodes, and encodes to the same bytes.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

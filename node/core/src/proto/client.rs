@@ -405,8 +405,8 @@ pub enum Request {
         path: String,
         version: i32,
     },
-    Multi(Vec<Request>),
-    MultiRead(Vec<Request>),
+    Multi(Vec<Self>),
+    MultiRead(Vec<Self>),
     Reconfig {
         joining: Option<String>,
         leaving: Option<String>,

@@ -105,7 +105,7 @@ pub enum Txn {
         path: String,
         version: i32,
     },
-    Multi(Vec<Txn>),
+    Multi(Vec<Self>),
     Error {
         code: i32,
     },

@@ -102,7 +102,8 @@ fn write_snapshot(snapshot: ActiveSnapshot, dirs: &DataDirs, config: &Config) ->
         }
     }
     let trailer = SnapshotTrailer {
-        digest: snapshot.digest.map(|digest| (zxid, digest)),
+        // Apache writes a digest of 0 for the tree before the first transaction.
+        digest: snapshot.digest.map(|digest| (zxid, if zxid == Zxid::ZERO { 0 } else { digest })),
         last_zxid: config.storage.serialize_last_zxid.then_some(zxid),
     };
     file.finish(trailer)?;

@@ -105,7 +105,7 @@ struct Running {
     links: BTreeMap<LinkId, Arc<Link>>,
     /// Links that have something to send.
     awake: Vec<LinkId>,
-    received: HashMap<LinkId, (Zxid, Box<Restored>)>,
+    received: BTreeMap<LinkId, Box<Restored>>,
     clients: LocalClients,
     work: Vec<Work>,
     last_leader: Option<ServerId>,
@@ -121,7 +121,7 @@ impl Driver {
             driver: self,
             links: BTreeMap::new(),
             awake: Vec::new(),
-            received: HashMap::new(),
+            received: BTreeMap::new(),
             clients,
             work: Vec::new(),
             last_leader: None,
@@ -192,7 +192,7 @@ impl Running {
                 Ok(())
             }
             Message::SnapshotReceived { link, zxid, restored } => {
-                self.received.insert(link, (zxid, restored));
+                self.received.insert(link, restored);
                 self.input(Input::SnapshotReceived { link, zxid })
             }
             Message::Connect(connection, request) => {
@@ -311,10 +311,11 @@ impl Running {
             }
         }
         self.publish();
+        let spread = f64::from(self.clock().wall_ms as u16) / f64::from(u16::MAX);
         if self.driver.member.peer().is_serving()
             && let Some(disk) = &mut self.driver.disk
         {
-            disk.maybe_snapshot(f64::from(self.clock().wall_ms as u16) / f64::from(u16::MAX));
+            disk.maybe_snapshot(spread);
         }
         Ok(())
     }
@@ -359,7 +360,7 @@ impl Running {
                 }
             }
             Effect::InstallSnapshot { link, zxid } => {
-                let (_, restored) = self.received.remove(&link).context("a snapshot is installed that never came")?;
+                let restored = self.received.remove(&link).context("a snapshot is installed that never came")?;
                 self.driver.shared.replace_replica(Replica::restored(*restored, zxid));
             }
             Effect::Append(proposal) => {

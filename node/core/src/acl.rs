@@ -143,9 +143,7 @@ fn is_well_formed(id: &Id) -> bool {
     match id.scheme.as_str() {
         "digest" => {
             // As Java's split: empty parts at the end do not count.
-            let trimmed = id.id.trim_end_matches(':');
-            trimmed.len() < id.id.len() && trimmed.split(':').count() == 2
-                || trimmed.len() == id.id.len() && id.id.split(':').count() == 2
+            id.id.trim_end_matches(':').split(':').count() == 2
         }
         "ip" => parse_network(&id.id).is_some(),
         _ => false,

@@ -58,24 +58,18 @@ pub fn read(
     match request {
         Request::Exists { path, watch } => exists(replica, watches, caller, path, *watch),
         Request::GetData { path, watch } => {
-            let node = readable(replica, caller, path)?;
-            if *watch {
-                watches.add(connection, path, WatchKind::Data);
-            }
+            let kind = watch.then_some(WatchKind::Data);
+            let node = readable_watched(replica, watches, caller, path, kind)?;
             Ok(Response::Data(node.data_bytes(), node.stat()))
         }
         Request::GetChildren { path, watch } => {
-            let node = readable(replica, caller, path)?;
-            if *watch {
-                watches.add(connection, path, WatchKind::Child);
-            }
+            let kind = watch.then_some(WatchKind::Child);
+            let node = readable_watched(replica, watches, caller, path, kind)?;
             Ok(Response::Names(names(&node)))
         }
         Request::GetChildren2 { path, watch } => {
-            let node = readable(replica, caller, path)?;
-            if *watch {
-                watches.add(connection, path, WatchKind::Child);
-            }
+            let kind = watch.then_some(WatchKind::Child);
+            let node = readable_watched(replica, watches, caller, path, kind)?;
             Ok(Response::NamesStat(names(&node), node.stat()))
         }
         Request::GetAcl { path } => get_acl(replica, caller, path),
@@ -83,14 +77,11 @@ pub fn read(
             let count = readable(replica, caller, path)?.descendant_count();
             Ok(Response::Number(i32::try_from(count).unwrap_or(i32::MAX)))
         }
-        Request::GetEphemerals { prefix } => {
-            let mut paths = tree.ephemerals(caller.session);
-            let prefix = prefix.as_deref().unwrap_or_default();
-            if !prefix.trim().is_empty() && prefix != "/" {
-                paths.retain(|path| path.starts_with(prefix));
-            }
-            Ok(Response::Names(paths))
-        }
+        Request::GetEphemerals { prefix } => Ok(Response::Names(ephemerals(
+            replica,
+            caller,
+            prefix.as_deref(),
+        ))),
         Request::MultiRead(ops) => Ok(Response::Multi(multi_read(replica, caller, ops))),
         Request::WhoAmI => Ok(Response::Clients(
             caller.ids.iter().map(Into::into).collect(),
@@ -132,6 +123,30 @@ fn readable<'a>(
     } else {
         Err(ErrorCode::NO_AUTH)
     }
+}
+
+fn readable_watched<'a>(
+    replica: &'a Replica,
+    watches: &mut WatchTable,
+    caller: &Caller<'_>,
+    path: &str,
+    kind: Option<WatchKind>,
+) -> Result<Node<'a>, ErrorCode> {
+    let node = readable(replica, caller, path)?;
+    if let Some(kind) = kind {
+        watches.add(caller.connection, path, kind);
+    }
+    Ok(node)
+}
+
+/// The prefix is one of text, not of path segments.
+fn ephemerals(replica: &Replica, caller: &Caller<'_>, prefix: Option<&str>) -> Vec<String> {
+    let mut paths = replica.tree().ephemerals(caller.session);
+    let prefix = prefix.unwrap_or_default();
+    if !prefix.trim().is_empty() && prefix != "/" {
+        paths.retain(|path| path.starts_with(prefix));
+    }
+    paths
 }
 
 fn names(node: &Node<'_>) -> Vec<String> {

@@ -111,6 +111,12 @@ impl Replica {
         self.tree.snapshot_chunk(id, nodes_max, out)
     }
 
+    /// See [`DataTree::snapshot_pending`].
+    #[must_use]
+    pub fn snapshot_pending(&self, id: SnapshotId) -> usize {
+        self.tree.snapshot_pending(id)
+    }
+
     /// See [`DataTree::end_snapshot`].
     pub fn end_snapshot(&mut self, id: SnapshotId) {
         self.tree.end_snapshot(id);

@@ -1,5 +1,7 @@
 //! Snapshots and logs of genuine servers: loading and replaying them gives the tree that those servers showed.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -17,6 +19,10 @@ const OPTIONS: TreeOptions = TreeOptions {
     skip_acl: false,
 };
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the recordings are files; the core itself reads none"
+)]
 fn golden(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))

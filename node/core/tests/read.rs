@@ -1,5 +1,7 @@
 //! Reads: what they answer, what they refuse, and that the short way says the same as the long one.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use bytes::{BufMut, Bytes, BytesMut};
 use node_core::jute::Jute;
 use node_core::proto::client::{

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use node_core::acl;
-use node_core::jute::{Jute, Reader};
+use node_core::jute::Reader;
 use node_core::member::ClientWrite;
 use node_core::proto::client::{
     ConnectRequest, OpCode, PING_XID, ReplyHeader, Request, RequestHeader, Response, write_event, write_reply,

@@ -1,7 +1,9 @@
 //! The one function that applies a transaction to the tree: for commits, recovery and synchronization alike.
 //!
 //! Transactions are absolute, so that a log can be replayed over a tree that already holds some of its end (a fuzzy
-//! snapshot of a Java server): the rules are those of the protocol reference, §5.6 item 3.
+//! snapshot of a Java server): the rules are those of the protocol reference, §5.6 item 3, and one more: what is older
+//! than the node that it would change is skipped. (A log without the paths of closed sessions does not delete the node
+//! that an older transaction was about, when a later one of that path is already there.)
 
 use super::acls::AclList;
 use super::znode::NodeId;
@@ -93,7 +95,7 @@ impl DataTree {
                 let id = self.set_data(header, path, data.as_deref(), *version, changes)?;
                 Ok(Response::Data(data.clone(), self.node(id).stat()))
             }
-            Txn::SetAcl { path, acl, version } => self.set_acl(path, acl, *version),
+            Txn::SetAcl { path, acl, version } => self.set_acl(header.zxid, path, acl, *version),
             Txn::Error { code } => Err(ErrorCode(*code)),
             Txn::Multi(_) => Err(ErrorCode::MARSHALLING_ERROR),
         }
@@ -256,6 +258,10 @@ impl DataTree {
         changes: &mut Vec<Change>,
     ) -> Result<NodeId, ErrorCode> {
         let id = self.nodes.find(path.as_bytes()).ok_or(ErrorCode::NO_NODE)?;
+        // The configuration's node has the version of the configuration there, which may be from another history.
+        if header.zxid < self.nodes.stat(id).mzxid && path != path::CONFIG {
+            return Ok(id);
+        }
         let before = self.nodes.data(id).unwrap_or_default().len() as i64;
         let grown = data.unwrap_or_default().len() as i64 - before;
         self.update(id, path, |tree| {
@@ -275,8 +281,11 @@ impl DataTree {
         Ok(id)
     }
 
-    fn set_acl(&mut self, path: &str, acl: &[Acl], version: i32) -> Outcome {
+    fn set_acl(&mut self, zxid: Zxid, path: &str, acl: &[Acl], version: i32) -> Outcome {
         let id = self.nodes.find(path.as_bytes()).ok_or(ErrorCode::NO_NODE)?;
+        if zxid < self.nodes.stat(id).czxid {
+            return Ok(Response::Stat(self.node(id).stat()));
+        }
         self.replace_acl(id, acl);
         self.update(id, path, |tree| tree.nodes.set_aversion(id, version));
         Ok(Response::Stat(self.node(id).stat()))

@@ -127,6 +127,9 @@ impl ImageReader {
         if self.section != Section::Done || !self.has_root {
             return Err(ImageError::Incomplete);
         }
+        if self.tree.get(path::ZOOKEEPER).is_none() {
+            return Err(ImageError::MissingParent(path::CONFIG.to_owned()));
+        }
         self.tree.acls = self.acls.finish();
         self.tree.rebuild_quotas();
         Ok(Restored {

@@ -194,6 +194,17 @@ impl DataTree {
         false
     }
 
+    /// Bytes that a snapshot holds because their nodes have changed or gone since it began. They are handed out with the
+    /// next chunk; who takes chunks too slowly can see it here, and give up.
+    #[must_use]
+    pub fn snapshot_pending(&self, id: SnapshotId) -> usize {
+        let active = self.snapshots.active.iter();
+        active
+            .filter(|snapshot| snapshot.id == id)
+            .map(|snapshot| snapshot.pending.len())
+            .sum()
+    }
+
     /// Forgets a snapshot.
     pub fn end_snapshot(&mut self, id: SnapshotId) {
         self.snapshots.active.retain(|snapshot| snapshot.id != id);

@@ -502,6 +502,7 @@ impl LocalClients {
     fn with(&mut self, id: ConnectionId, act: impl FnOnce(&Connection)) {
         let connection = self.shared.connections.lock().get(&id).cloned();
         if let Some(connection) = connection {
+            self.shared.metrics.sent(1);
             act(&connection);
             self.touched.push(connection);
         }
@@ -545,7 +546,10 @@ impl Clients for LocalClients {
     }
 
     fn close(&mut self, connection: ConnectionId) {
-        self.with(connection, Connection::close);
+        let connection = self.shared.connections.lock().get(&connection).cloned();
+        if let Some(connection) = connection {
+            connection.close();
+        }
     }
 
     fn close_all(&mut self) {

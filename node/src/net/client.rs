@@ -268,7 +268,10 @@ impl Task {
                 }
                 Some(OpCode::Auth) => return request.auth(frame).map(|()| None),
                 Some(op) if op.is_client_request() => request.read(op, frame, &replica)?,
-                _ => return Err(request.unimplemented(frame)),
+                _ => {
+                    request.unimplemented(frame);
+                    return Err(());
+                }
             }
         }
         Ok(None)
@@ -324,13 +327,18 @@ impl OneRequest<'_> {
 
     fn reply(&mut self, header: ReplyHeader, body: Option<&Response>) {
         write_reply(header, body, &mut self.outbox.bytes);
+        self.count_sent();
+    }
+
+    fn count_sent(&self) {
         self.task.connection.sent.fetch_add(1, Ordering::Relaxed);
+        self.shared.metrics.sent(1);
     }
 
     fn read(&mut self, op: OpCode, frame: Bytes, replica: &node_core::replica::Replica) -> Result<(), ()> {
         self.shared.metrics.reads(1);
         if read::read_plainly(replica, self.ids, &frame, &mut self.outbox.bytes) {
-            self.task.connection.sent.fetch_add(1, Ordering::Relaxed);
+            self.count_sent();
             return Ok(());
         }
         let mut input = Reader::new(frame);

@@ -175,7 +175,8 @@ pub enum Effect {
     SaveSnapshot(Zxid),
     /// Append to the log.
     Append(Proposal),
-    /// Forget everything after this zxid: cut the log, drop newer snapshots, reload the tree if it was further.
+    /// Forget everything after this zxid: cut the log, drop newer snapshots, reload the tree if it was further. Without a
+    /// disk the tree becomes empty, and `Input::Truncated` says so.
     Truncate(Zxid),
     /// Remember the epoch that was agreed to.
     SaveAcceptedEpoch(Epoch),

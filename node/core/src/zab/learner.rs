@@ -413,8 +413,10 @@ impl Learner {
                 local.history.last()
             )));
         }
+        // Also without a log: a snapshot from an earlier leader may have held what was never committed.
+        let in_tree = local.history.applied() > to;
         local.history.truncate(to);
-        if local.keeps_disk {
+        if local.keeps_disk || in_tree {
             effects.push(Effect::Truncate(to));
             self.state = State::AwaitingTruncation {
                 to,

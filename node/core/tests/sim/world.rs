@@ -139,6 +139,10 @@ impl World {
         self.nodes.keys().copied().collect()
     }
 
+    fn keeps_disk(&self, id: ServerId) -> bool {
+        id.0 <= self.setup.voters || self.setup.observers_keep_disk
+    }
+
     pub fn is_up(&self, id: ServerId) -> bool {
         self.nodes[&id].peer.is_some()
     }
@@ -148,7 +152,7 @@ impl World {
             return;
         }
         let now = Time(self.now);
-        let keeps = id.0 <= self.setup.voters || self.setup.observers_keep_disk;
+        let keeps = self.keeps_disk(id);
         let node = self.nodes.get_mut(&id).unwrap();
         let config = node
             .disk
@@ -501,6 +505,7 @@ impl World {
     }
 
     fn execute_locally(&mut self, id: ServerId, life: u64, effect: Effect) {
+        let keeps_disk = self.keeps_disk(id);
         let node = self.nodes.get_mut(&id).unwrap();
         match effect {
             Effect::InstallSnapshot { link, .. } => {
@@ -511,7 +516,14 @@ impl World {
                 self.to_disk(id, op);
             }
             Effect::Append(proposal) => self.to_disk(id, LogOp::Append(proposal)),
-            Effect::Truncate(zxid) => self.to_disk(id, LogOp::Truncate(zxid)),
+            Effect::Truncate(zxid) if keeps_disk => self.to_disk(id, LogOp::Truncate(zxid)),
+            Effect::Truncate(_) => {
+                node.tree.clear();
+                self.deliver_now(
+                    (id, life, LinkId::accepted(0)),
+                    Input::Truncated(Zxid::ZERO),
+                );
+            }
             Effect::SaveAcceptedEpoch(epoch) => node.disk.accepted_epoch = epoch,
             Effect::SaveCurrentEpoch(epoch) => node.disk.current_epoch = epoch,
             Effect::SaveConfig(config) => {
@@ -520,6 +532,14 @@ impl World {
             }
             Effect::SaveNextConfig(config) => node.disk.next_config = Some((*config).clone()),
             Effect::Commit(proposal) => {
+                let leads = node
+                    .peer
+                    .as_ref()
+                    .is_some_and(|p| p.state() == PeerState::Leading);
+                if leads && !node.serving {
+                    // A new leader's own history becomes committed, also what its tree has had since its start.
+                    self.checkers.serves(id, &node.tree);
+                }
                 self.checkers.applied(id, node.tree.len(), &proposal);
                 node.tree.push(proposal);
             }

@@ -8,6 +8,7 @@
 mod checkers;
 mod disk;
 mod rng;
+mod transcripts;
 mod world;
 
 use std::ops::Range;
@@ -53,7 +54,7 @@ fn for_each_seed(default: Range<u64>, setup: &Setup, story: impl Fn(&mut World))
     }
 }
 
-const THREE: Setup = Setup {
+pub const THREE: Setup = Setup {
     voters: 3,
     observers: 0,
     observers_keep_disk: true,
@@ -156,7 +157,7 @@ fn faults_then_peace(world: &mut World) {
 
 #[test]
 fn three_servers_keep_every_promise_under_faults() {
-    for_each_seed(0..60, &THREE, faults_then_peace);
+    for_each_seed(0..100, &THREE, faults_then_peace);
 }
 
 #[test]
@@ -166,7 +167,7 @@ fn five_servers_and_two_observers_keep_every_promise_under_faults() {
         observers: 2,
         ..THREE
     };
-    for_each_seed(0..30, &setup, faults_then_peace);
+    for_each_seed(0..40, &setup, faults_then_peace);
 }
 
 #[test]
@@ -177,11 +178,50 @@ fn observers_without_a_disk_keep_every_promise_under_faults() {
         reconfig_enabled: true,
         ..THREE
     };
-    for_each_seed(0..30, &setup, faults_then_peace);
+    for_each_seed(0..40, &setup, faults_then_peace);
 }
 
 #[test]
 fn one_server_is_an_ensemble() {
     let setup = Setup { voters: 1, ..THREE };
     for_each_seed(0..10, &setup, faults_then_peace);
+}
+
+/// Starts everybody and waits until all serve.
+fn settle(world: &mut World) {
+    world.ids().into_iter().for_each(|id| world.start(id));
+    assert!(
+        world.run_until(world.now + 2000, World::is_healthy),
+        "no ensemble after two seconds"
+    );
+}
+
+/// How long it takes until somebody leads after `fault`.
+fn time_without_leader(world: &mut World, fault: impl Fn(&mut World, ServerId)) -> u64 {
+    settle(world);
+    for _ in 0..20 {
+        write(world);
+        world.run_for(10);
+    }
+    let (leader, since) = (world.leader().unwrap(), world.now);
+    fault(world, leader);
+    let another = |w: &World| w.leader().is_some_and(|new| new != leader);
+    assert!(world.run_until(world.now + 5000, another), "nobody leads");
+    world.now - since
+}
+
+#[test]
+fn a_crashed_leader_is_replaced_without_waiting_for_timers() {
+    for_each_seed(0..50, &THREE, |world| {
+        let ms = time_without_leader(world, World::crash);
+        assert!(ms < 500, "{ms} ms without a leader");
+    });
+}
+
+#[test]
+fn a_leader_that_resigns_hands_over_without_waiting_for_timers() {
+    for_each_seed(0..50, &THREE, |world| {
+        let ms = time_without_leader(world, |world, leader| world.step(leader, Input::Resign));
+        assert!(ms < 500, "{ms} ms without a leader");
+    });
 }

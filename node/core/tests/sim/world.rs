@@ -85,6 +85,8 @@ pub struct World {
     /// Directions in which nothing gets through.
     pub blocked: BTreeSet<(ServerId, ServerId)>,
     pub trace: Option<String>,
+    /// Whether each message takes a millisecond, and each flush.
+    pub steady: bool,
     proposals: u64,
 }
 
@@ -127,6 +129,7 @@ impl World {
             arrivals: BTreeMap::new(),
             blocked: BTreeSet::new(),
             trace: None,
+            steady: false,
             proposals: 0,
         };
         for id in (1..=all).map(ServerId) {
@@ -279,10 +282,10 @@ impl World {
     }
 
     fn arrival(&mut self, from: ServerId, to: ServerId, quorum: bool) -> u64 {
-        let delay = if self.rng.one_in(20) {
-            self.rng.range(5, 60)
-        } else {
-            self.rng.range(1, 5)
+        let delay = match self.steady {
+            true => 1,
+            false if self.rng.one_in(20) => self.rng.range(5, 60),
+            false => self.rng.range(1, 5),
         };
         let last = self.arrivals.entry((from, to, quorum)).or_default();
         *last = (*last).max(self.now + delay);
@@ -573,7 +576,12 @@ impl World {
         if !node.flushing && !node.disk.is_idle() {
             node.flushing = true;
             let life = node.life;
-            let at = self.now + self.rng.range(1, node.disk_ms);
+            let at = self.now
+                + if self.steady {
+                    1
+                } else {
+                    self.rng.range(1, node.disk_ms)
+                };
             self.schedule(at, Event::Flush { node: id, life });
         }
     }
@@ -657,7 +665,25 @@ fn brief_input(input: &Input) -> String {
                 (n.state, n.leader, n.zxid, n.round, n.peer_epoch);
             format!("vote of {from}: {state:?} {leader} ({epoch}, {zxid}) round {round}")
         }
-        Input::Packet { packet, .. } => format!("{packet:?}"),
+        Input::Packet { packet, .. } => brief_packet(packet),
+        Input::LinkUp(_) => "LinkUp".into(),
+        Input::LinkDown(_) => "LinkDown".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn brief_packet(packet: &Packet) -> String {
+    match packet {
+        Packet::NewLeader { epoch, .. } => format!("NewLeader {epoch}"),
+        Packet::LeaderInfo { epoch, .. } => format!("LeaderInfo {epoch}"),
+        Packet::FollowerInfo {
+            accepted_epoch,
+            info,
+        } => format!("FollowerInfo of {}, {accepted_epoch}", info.id),
+        Packet::ObserverInfo {
+            accepted_epoch,
+            info,
+        } => format!("ObserverInfo of {}, {accepted_epoch}", info.id),
         other => format!("{other:?}"),
     }
 }

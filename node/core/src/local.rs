@@ -8,7 +8,7 @@ use crate::election::vote::Vote;
 use crate::proto::election::{Notification, PeerState};
 use crate::quorum::config::{MemberRole, QuorumConfig};
 use crate::zab::history::History;
-use crate::zxid::{Epoch, ServerId};
+use crate::zxid::{Epoch, ServerId, Zxid};
 
 /// Every interval that the protocol knows, in milliseconds.
 #[derive(Clone, Debug)]
@@ -132,6 +132,17 @@ impl Local {
             let config = Arc::new(config);
             effects.push(Effect::SaveNextConfig(config.clone()));
             self.next_config = Some(config);
+        }
+    }
+
+    /// The history ends here now: a configuration that was proposed later is void.
+    pub(crate) fn forget_config_after(&mut self, zxid: Zxid, effects: &mut Vec<Effect>) {
+        if self
+            .next_config
+            .take_if(|next| next.version > zxid)
+            .is_some()
+        {
+            effects.push(Effect::ForgetNextConfig);
         }
     }
 

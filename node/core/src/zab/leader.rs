@@ -653,7 +653,14 @@ impl Leader {
                 learner.sent(proposal.zxid, give_up_at);
             }
         }
-        let config = Some(Bytes::from(local.last_seen_config().to_string()));
+        // Until the leader is established, what it has seen last becomes the configuration with it. Later a newer one
+        // still has to be committed.
+        let config = if matches!(self.phase, Phase::Broadcast(_)) {
+            &local.config
+        } else {
+            local.last_seen_config()
+        };
+        let config = Some(Bytes::from(config.to_string()));
         effects.push(Effect::Send {
             link,
             packet: Packet::NewLeader {

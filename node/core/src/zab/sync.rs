@@ -30,10 +30,12 @@ pub(crate) fn plan_sync(
         return SyncPlan::Diff { after: peer_last };
     }
     if peer_last > max {
-        return if at_epoch_start {
-            SyncPlan::Snapshot
-        } else {
+        // Only within an epoch is it certain that the learner has the transaction it is cut back to.
+        let shared = peer_last.epoch() == max.epoch() && max.counter() != 0;
+        return if shared && !at_epoch_start {
             SyncPlan::Truncate { to: max }
+        } else {
+            SyncPlan::Snapshot
         };
     }
     if peer_last < history.base() {
@@ -81,11 +83,7 @@ mod tests {
                 z(3, 3),
                 SyncPlan::Truncate { to: z(3, 2) },
             ),
-            (
-                "ahead, of a later epoch",
-                z(4, 9),
-                SyncPlan::Truncate { to: z(3, 2) },
-            ),
+            ("ahead, of a later epoch", z(4, 9), SyncPlan::Snapshot),
             (
                 "ahead, at the start of a later epoch",
                 z(4, 0),

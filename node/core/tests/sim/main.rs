@@ -14,6 +14,7 @@ mod world;
 use std::ops::Range;
 
 use node_core::effect::Input;
+use node_core::quorum::config::MemberRole;
 use node_core::zxid::ServerId;
 
 use world::{Setup, World};
@@ -138,6 +139,11 @@ fn faults_then_peace(world: &mut World) {
         }
         disturb(world);
     }
+    recover(world);
+}
+
+/// Without faults the ensemble comes back and takes writes.
+fn recover(world: &mut World) {
     heal(world);
     let by = world.now + RECOVERY_MS;
     assert!(world.run_until(by, World::is_healthy), "no recovery");
@@ -223,5 +229,85 @@ fn a_leader_that_resigns_hands_over_without_waiting_for_timers() {
     for_each_seed(0..50, &THREE, |world| {
         let ms = time_without_leader(world, |world, leader| world.step(leader, Input::Resign));
         assert!(ms < 500, "{ms} ms without a leader");
+    });
+}
+
+fn toggle(role: MemberRole) -> MemberRole {
+    match role {
+        MemberRole::Participant => MemberRole::Observer,
+        MemberRole::Observer => MemberRole::Participant,
+    }
+}
+
+#[test]
+fn an_observer_becomes_a_voter_and_a_leader_leaves() {
+    let setup = Setup {
+        observers: 1,
+        reconfig_enabled: true,
+        ..THREE
+    };
+    for_each_seed(0..20, &setup, |world| {
+        settle(world);
+        let promoted = ServerId(4);
+        assert!(world.reconfigure(|members| {
+            members.get_mut(&promoted).unwrap().role = MemberRole::Participant;
+        }));
+        world.run_for(1000);
+        assert!(world.run_until(world.now + 5000, World::is_healthy));
+        let leader = world.leader().unwrap();
+        let followers: Vec<_> = world.nodes[&leader]
+            .peer
+            .as_ref()
+            .unwrap()
+            .active_learners()
+            .collect();
+        assert!(
+            followers.contains(&(promoted, false)) || leader == promoted,
+            "{followers:?}"
+        );
+
+        assert!(world.reconfigure(|members| drop(members.remove(&leader))));
+        world.run_for(1000);
+        assert!(world.run_until(world.now + 5000, World::is_healthy));
+        assert_ne!(world.leader(), Some(leader));
+        let version = world.nodes[&promoted]
+            .peer
+            .as_ref()
+            .unwrap()
+            .config()
+            .version;
+        assert!(
+            world
+                .nodes
+                .values()
+                .all(|n| n.peer.as_ref().unwrap().config().version == version)
+        );
+    });
+}
+
+#[test]
+fn an_ensemble_that_changes_keeps_every_promise_under_faults() {
+    let setup = Setup {
+        observers: 2,
+        reconfig_enabled: true,
+        ..THREE
+    };
+    for_each_seed(0..40, &setup, |world| {
+        settle(world);
+        for _ in 0..60 {
+            let pause = world.rng.range(1, 800);
+            world.run_for(pause);
+            write(world);
+            let id = world.rng.range(1, 6) as i64;
+            world.reconfigure(|members| {
+                let member = members.get_mut(&ServerId(id)).unwrap();
+                member.role = toggle(member.role);
+            });
+            write(world);
+            if world.rng.one_in(2) {
+                disturb(world);
+            }
+        }
+        recover(world);
     });
 }

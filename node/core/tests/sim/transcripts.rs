@@ -69,6 +69,8 @@ fn a_follower_that_was_away_gets_the_difference() {
 #[test]
 fn what_only_a_dead_leader_has_logged_is_truncated() {
     let mut world = started(&[1, 2, 3]);
+    world.propose(ServerId(3));
+    world.run_for(20);
     for other in [1, 2] {
         world.blocked.insert((ServerId(3), ServerId(other)));
     }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, BytesMut};
 use node_core::effect::{Effect, Input, LinkId};
+use node_core::jute::Jute;
 use node_core::peer::{Peer, PeerConfig, Timing};
 use node_core::proto::election::PeerState;
 use node_core::proto::quorum::{Packet, Proposal};
-use node_core::quorum::config::QuorumConfig;
+use node_core::quorum::config::{Member, QuorumConfig};
 use node_core::zxid::{ServerId, Time, Zxid};
 
 use crate::checkers::Checkers;
@@ -533,6 +534,7 @@ impl World {
                 node.disk.config = Some((*config).clone());
                 node.disk.next_config = None;
             }
+            Effect::ForgetNextConfig => node.disk.next_config = None,
             Effect::SaveNextConfig(config) => node.disk.next_config = Some((*config).clone()),
             Effect::Commit(proposal) => {
                 let leads = node
@@ -594,6 +596,41 @@ impl World {
         self.proposals += 1;
         let proposal = transaction(zxid, 5, &self.proposals.to_be_bytes());
         self.step(id, Input::Propose(proposal));
+    }
+
+    /// A client changes the ensemble: `change` gets its servers. As the leader's request checks do, this refuses what
+    /// would have no quorum, or comes while another change is under way.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut BTreeMap<ServerId, Member>)) -> bool {
+        let Some(leader) = self.leader() else {
+            return false;
+        };
+        let peer = self.nodes[&leader].peer.as_ref().unwrap();
+        let zxid = peer.next_zxid().unwrap();
+        let mut members = peer
+            .config()
+            .members()
+            .map(|(id, m)| (id, m.clone()))
+            .collect();
+        change(&mut members);
+        let config = QuorumConfig::new(members, zxid);
+        let followers: BTreeSet<ServerId> = peer
+            .active_learners()
+            .filter(|(_, observer)| !observer)
+            .map(|(id, _)| id)
+            .collect();
+        let pending = peer.last_seen_config().version != peer.config().version;
+        if pending
+            || config.voters().count() < 2
+            || !config.is_quorum(|id| id == leader || followers.contains(&id))
+        {
+            return false;
+        }
+        let mut body = BytesMut::new();
+        String::from("/zookeeper/config").write(&mut body);
+        config.to_string().write(&mut body);
+        body.put_i32(-1);
+        self.step(leader, Input::Propose(transaction(zxid, 16, &body)));
+        true
     }
 
     pub fn leader(&self) -> Option<ServerId> {

@@ -684,7 +684,7 @@ impl Leader {
         self.phase = Phase::Broadcast(Proposals::new(local.current_epoch.start()));
         self.ping_at = now.after(local.timing.tick_ms / 2);
         local.vote.peer_epoch = local.current_epoch;
-        let changed = local.activate_last_seen_config(effects);
+        local.activate_last_seen_config(effects);
         let links: Vec<LinkId> = self
             .learners
             .iter()
@@ -694,7 +694,7 @@ impl Leader {
         for link in links {
             self.welcome(now, local, link, effects);
         }
-        if changed && !local.may_stand() {
+        if !local.may_stand() {
             return Err(Leave::look("the configuration has another leader"));
         }
         effects.push(Effect::RoleChanged(RoleInfo {

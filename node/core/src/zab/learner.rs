@@ -65,7 +65,7 @@ impl Learner {
         effects.push(Effect::Dial { leader, link });
         Self {
             leader,
-            observer: local.observer,
+            observer: local.only_observes(),
             link,
             state: State::AwaitingLink {
                 attempts_left: local.timing.dial_attempts,
@@ -485,15 +485,10 @@ impl Learner {
         self.apply(local, effects);
         self.send(Packet::Ack(local.current_epoch.start()), effects);
         local.vote.peer_epoch = local.current_epoch;
-        if self
-            .config
-            .take()
-            .is_some_and(|config| local.activate_config(config.into(), effects))
-        {
-            return Err(Leave::look(
-                "the configuration gives this server another part",
-            ));
+        if let Some(config) = self.config.take() {
+            local.activate_config(config.into(), effects);
         }
+        self.check_part(local)?;
         self.heard(now, local);
         effects.push(Effect::RoleChanged(RoleInfo {
             state: if self.observer {
@@ -590,19 +585,27 @@ impl Learner {
             .transpose()
             .map_err(Leave::Look)?
             .flatten();
-        let changed = config.is_some_and(|config| local.activate_config(config.into(), effects));
         if !local.reconfig_enabled {
             return Ok(());
         }
-        if changed {
-            return Err(Leave::look(
-                "the configuration gives this server another part",
-            ));
+        if let Some(config) = config {
+            local.activate_config(config.into(), effects);
         }
+        self.check_part(local)?;
         if leader != self.leader {
             return Err(Leave::Look(format!(
                 "the configuration gives the lead to {leader}"
             )));
+        }
+        Ok(())
+    }
+
+    /// A connection is a follower's or an observer's for as long as it lasts.
+    fn check_part(&self, local: &Local) -> Result<(), Leave> {
+        if self.observer != local.only_observes() {
+            return Err(Leave::look(
+                "the configuration gives this server another part",
+            ));
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ pub struct Disk {
     pub current_epoch: Epoch,
     pub config: Option<QuorumConfig>,
     pub next_config: Option<QuorumConfig>,
+    used: bool,
     snapshot: Tree,
     log: Vec<Proposal>,
     waiting: VecDeque<LogOp>,
@@ -34,7 +35,23 @@ pub struct Disk {
 
 impl Disk {
     pub fn push(&mut self, op: LogOp) {
+        self.used = true;
         self.waiting.push_back(op);
+    }
+
+    /// Whether it belongs to a server that keeps one.
+    pub fn is_used(&self) -> bool {
+        self.used
+    }
+
+    /// It belongs to a server that keeps none.
+    pub fn wipe(&mut self) {
+        let (config, next_config) = (self.config.take(), self.next_config.take());
+        *self = Self {
+            config,
+            next_config,
+            ..Self::default()
+        };
     }
 
     pub fn is_idle(&self) -> bool {
@@ -109,10 +126,7 @@ impl Disk {
         self.snapshot.iter().chain(&self.log).cloned().collect()
     }
 
-    pub fn recovered(&self, keeps: bool) -> Recovered {
-        if !keeps {
-            return Recovered::default();
-        }
+    pub fn recovered(&self) -> Recovered {
         Recovered {
             accepted_epoch: self.accepted_epoch,
             current_epoch: self.current_epoch,

@@ -285,6 +285,25 @@ fn an_observer_becomes_a_voter_and_a_leader_leaves() {
     });
 }
 
+fn change_under_faults(world: &mut World) {
+    settle(world);
+    for _ in 0..60 {
+        let pause = world.rng.range(1, 800);
+        world.run_for(pause);
+        write(world);
+        let id = world.rng.range(1, 6) as i64;
+        world.reconfigure(|members| {
+            let member = members.get_mut(&ServerId(id)).unwrap();
+            member.role = toggle(member.role);
+        });
+        write(world);
+        if world.rng.one_in(2) {
+            disturb(world);
+        }
+    }
+    recover(world);
+}
+
 #[test]
 fn an_ensemble_that_changes_keeps_every_promise_under_faults() {
     let setup = Setup {
@@ -292,22 +311,16 @@ fn an_ensemble_that_changes_keeps_every_promise_under_faults() {
         reconfig_enabled: true,
         ..THREE
     };
-    for_each_seed(0..40, &setup, |world| {
-        settle(world);
-        for _ in 0..60 {
-            let pause = world.rng.range(1, 800);
-            world.run_for(pause);
-            write(world);
-            let id = world.rng.range(1, 6) as i64;
-            world.reconfigure(|members| {
-                let member = members.get_mut(&ServerId(id)).unwrap();
-                member.role = toggle(member.role);
-            });
-            write(world);
-            if world.rng.one_in(2) {
-                disturb(world);
-            }
-        }
-        recover(world);
-    });
+    for_each_seed(0..40, &setup, change_under_faults);
+}
+
+#[test]
+fn observers_without_a_disk_may_become_voters_under_faults() {
+    let setup = Setup {
+        observers: 2,
+        observers_keep_disk: false,
+        reconfig_enabled: true,
+        ..THREE
+    };
+    for_each_seed(0..40, &setup, change_under_faults);
 }

@@ -143,10 +143,6 @@ impl World {
         self.nodes.keys().copied().collect()
     }
 
-    fn keeps_disk(&self, id: ServerId) -> bool {
-        id.0 <= self.setup.voters || self.setup.observers_keep_disk
-    }
-
     pub fn is_up(&self, id: ServerId) -> bool {
         self.nodes[&id].peer.is_some()
     }
@@ -156,23 +152,24 @@ impl World {
             return;
         }
         let now = Time(self.now);
-        let keeps = self.keeps_disk(id);
         let node = self.nodes.get_mut(&id).unwrap();
-        let config = node
-            .disk
-            .config
-            .clone()
-            .unwrap_or_else(|| self.config.clone());
         let config = PeerConfig {
             my_id: id,
-            config,
+            config: node
+                .disk
+                .config
+                .clone()
+                .unwrap_or_else(|| self.config.clone()),
             timing: TIMING,
             reconfig_enabled: self.setup.reconfig_enabled,
             observer: false,
             observer_keeps_disk: self.setup.observers_keep_disk,
         };
-        node.tree = if keeps { node.disk.tree() } else { Tree::new() };
-        node.peer = Some(Peer::new(config, node.disk.recovered(keeps), now));
+        if !config.keeps_disk(node.disk.next_config.as_ref()) {
+            node.disk.wipe();
+        }
+        node.tree = node.disk.tree();
+        node.peer = Some(Peer::new(config, node.disk.recovered(), now));
         self.note(|| format!("start {id}"));
         self.step(id, Input::Tick);
         self.update_election_links();
@@ -509,7 +506,6 @@ impl World {
     }
 
     fn execute_locally(&mut self, id: ServerId, life: u64, effect: Effect) {
-        let keeps_disk = self.keeps_disk(id);
         let node = self.nodes.get_mut(&id).unwrap();
         match effect {
             Effect::InstallSnapshot { link, .. } => {
@@ -520,7 +516,9 @@ impl World {
                 self.to_disk(id, op);
             }
             Effect::Append(proposal) => self.to_disk(id, LogOp::Append(proposal)),
-            Effect::Truncate(zxid) if keeps_disk => self.to_disk(id, LogOp::Truncate(zxid)),
+            Effect::Truncate(zxid) if node.disk.is_used() => {
+                self.to_disk(id, LogOp::Truncate(zxid))
+            }
             Effect::Truncate(_) => {
                 node.tree.clear();
                 self.deliver_now(

@@ -8,6 +8,7 @@
 mod checkers;
 mod disk;
 mod rng;
+mod trace;
 mod transcripts;
 mod world;
 
@@ -55,7 +56,8 @@ fn for_each_seed(default: Range<u64>, setup: &Setup, story: impl Fn(&mut World))
     }
 }
 
-pub const THREE: Setup = Setup {
+/// Three voters.
+pub(crate) const THREE: Setup = Setup {
     voters: 3,
     observers: 0,
     observers_keep_disk: true,
@@ -65,7 +67,7 @@ pub const THREE: Setup = Setup {
 /// Something goes wrong somewhere.
 fn disturb(world: &mut World) {
     let ids = world.ids();
-    let mut pick = |world: &mut World| world.rng.pick(&ids).unwrap();
+    let pick = |world: &mut World| world.rng.pick(&ids).unwrap();
     let (a, b) = (pick(world), pick(world));
     match world.rng.range(0, 12) {
         0 => world.crash(a),

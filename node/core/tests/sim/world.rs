@@ -14,29 +14,30 @@ use node_core::zxid::{ServerId, Time, Zxid};
 use crate::checkers::Checkers;
 use crate::disk::{Disk, LogOp, Tree, end_of};
 use crate::rng::Rng;
+use crate::trace::{brief_effect, brief_input};
 
 /// The ensemble that a run begins with.
 #[derive(Clone)]
-pub struct Setup {
-    pub voters: i64,
-    pub observers: i64,
-    pub observers_keep_disk: bool,
-    pub reconfig_enabled: bool,
+pub(crate) struct Setup {
+    pub(crate) voters: i64,
+    pub(crate) observers: i64,
+    pub(crate) observers_keep_disk: bool,
+    pub(crate) reconfig_enabled: bool,
 }
 
-pub struct Node {
-    pub peer: Option<Peer>,
-    pub disk: Disk,
-    pub tree: Tree,
+pub(crate) struct Node {
+    pub(crate) peer: Option<Peer>,
+    pub(crate) disk: Disk,
+    pub(crate) tree: Tree,
     /// Counts the starts, so that what was meant for an earlier life is dropped.
     life: u64,
     tick_at: u64,
     flushing: bool,
-    pub disk_ms: u64,
+    pub(crate) disk_ms: u64,
     links_accepted: u64,
     received: BTreeMap<LinkId, Tree>,
     told_up: BTreeSet<ServerId>,
-    pub serving: bool,
+    pub(crate) serving: bool,
 }
 
 enum Event {
@@ -70,12 +71,12 @@ enum Event {
 
 type End = (ServerId, u64, LinkId);
 
-pub struct World {
-    pub now: u64,
-    pub rng: Rng,
-    pub nodes: BTreeMap<ServerId, Node>,
-    pub checkers: Checkers,
-    pub setup: Setup,
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    pub(crate) nodes: BTreeMap<ServerId, Node>,
+    pub(crate) checkers: Checkers,
+    pub(crate) setup: Setup,
     config: QuorumConfig,
     events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
@@ -84,14 +85,14 @@ pub struct World {
     /// When the last message of a channel arrives: channels are FIFO.
     arrivals: BTreeMap<(ServerId, ServerId, bool), u64>,
     /// Directions in which nothing gets through.
-    pub blocked: BTreeSet<(ServerId, ServerId)>,
-    pub trace: Option<String>,
+    pub(crate) blocked: BTreeSet<(ServerId, ServerId)>,
+    pub(crate) trace: Option<String>,
     /// Whether each message takes a millisecond, and each flush.
-    pub steady: bool,
+    pub(crate) steady: bool,
     proposals: u64,
 }
 
-pub const TIMING: Timing = Timing {
+pub(crate) const TIMING: Timing = Timing {
     tick_ms: 200,
     init_limit: 10,
     sync_limit: 5,
@@ -105,7 +106,7 @@ pub const TIMING: Timing = Timing {
 };
 
 impl World {
-    pub fn new(seed: u64, setup: Setup) -> Self {
+    pub(crate) fn new(seed: u64, setup: Setup) -> Self {
         let line = |id: i64| {
             let role = if id <= setup.voters {
                 "participant"
@@ -139,15 +140,15 @@ impl World {
         world
     }
 
-    pub fn ids(&self) -> Vec<ServerId> {
+    pub(crate) fn ids(&self) -> Vec<ServerId> {
         self.nodes.keys().copied().collect()
     }
 
-    pub fn is_up(&self, id: ServerId) -> bool {
+    pub(crate) fn is_up(&self, id: ServerId) -> bool {
         self.nodes[&id].peer.is_some()
     }
 
-    pub fn start(&mut self, id: ServerId) {
+    pub(crate) fn start(&mut self, id: ServerId) {
         if self.is_up(id) {
             return;
         }
@@ -175,7 +176,7 @@ impl World {
         self.update_election_links();
     }
 
-    pub fn crash(&mut self, id: ServerId) {
+    pub(crate) fn crash(&mut self, id: ServerId) {
         if !self.is_up(id) {
             return;
         }
@@ -207,7 +208,7 @@ impl World {
     }
 
     /// Tells servers which election connections came up or broke. A connection needs both directions.
-    pub fn update_election_links(&mut self) {
+    pub(crate) fn update_election_links(&mut self) {
         for a in self.ids() {
             for b in self.ids() {
                 let up = a != b && self.connected(a, b) && self.connected(b, a);
@@ -235,7 +236,7 @@ impl World {
     }
 
     /// Cuts all quorum connections between two servers.
-    pub fn cut(&mut self, a: ServerId, b: ServerId) {
+    pub(crate) fn cut(&mut self, a: ServerId, b: ServerId) {
         let ends: Vec<End> = self
             .ends
             .iter()
@@ -296,7 +297,7 @@ impl World {
     }
 
     /// Runs until `until`, or until `done`.
-    pub fn run_until(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> bool {
+    pub(crate) fn run_until(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> bool {
         while !done(self) {
             match self.events.first_key_value() {
                 Some(((at, _), _)) if *at <= until => {}
@@ -312,7 +313,7 @@ impl World {
         true
     }
 
-    pub fn run_for(&mut self, ms: u64) {
+    pub(crate) fn run_for(&mut self, ms: u64) {
         self.run_until(self.now + ms, |_| false);
     }
 
@@ -404,7 +405,7 @@ impl World {
         self.step(from, Input::LinkUp(link));
     }
 
-    pub fn step(&mut self, id: ServerId, input: Input) {
+    pub(crate) fn step(&mut self, id: ServerId, input: Input) {
         let now = self.now;
         self.note(|| format!("{now:>6} {id} < {}", brief_input(&input)));
         let node = self.nodes.get_mut(&id).unwrap();
@@ -513,11 +514,11 @@ impl World {
             }
             Effect::SaveSnapshot(zxid) => {
                 let op = LogOp::SaveSnapshot(zxid, node.tree.clone());
-                self.to_disk(id, op);
+                self.hand_to_disk(id, op);
             }
-            Effect::Append(proposal) => self.to_disk(id, LogOp::Append(proposal)),
+            Effect::Append(proposal) => self.hand_to_disk(id, LogOp::Append(proposal)),
             Effect::Truncate(zxid) if node.disk.is_used() => {
-                self.to_disk(id, LogOp::Truncate(zxid))
+                self.hand_to_disk(id, LogOp::Truncate(zxid))
             }
             Effect::Truncate(_) => {
                 node.tree.clear();
@@ -570,7 +571,7 @@ impl World {
         }
     }
 
-    fn to_disk(&mut self, id: ServerId, op: LogOp) {
+    fn hand_to_disk(&mut self, id: ServerId, op: LogOp) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.disk.push(op);
         if !node.flushing && !node.disk.is_idle() {
@@ -587,7 +588,7 @@ impl World {
     }
 
     /// A client writes to the server, if that leads.
-    pub fn propose(&mut self, id: ServerId) {
+    pub(crate) fn propose(&mut self, id: ServerId) {
         let Some(zxid) = self.nodes[&id].peer.as_ref().and_then(Peer::next_zxid) else {
             return;
         };
@@ -598,7 +599,10 @@ impl World {
 
     /// A client changes the ensemble: `change` gets its servers. As the leader's request checks do, this refuses what
     /// would have no quorum, or comes while another change is under way.
-    pub fn reconfigure(&mut self, change: impl FnOnce(&mut BTreeMap<ServerId, Member>)) -> bool {
+    pub(crate) fn reconfigure(
+        &mut self,
+        change: impl FnOnce(&mut BTreeMap<ServerId, Member>),
+    ) -> bool {
         let Some(leader) = self.leader() else {
             return false;
         };
@@ -631,7 +635,7 @@ impl World {
         true
     }
 
-    pub fn leader(&self) -> Option<ServerId> {
+    pub(crate) fn leader(&self) -> Option<ServerId> {
         let leads = |node: &Node| node.peer.as_ref().is_some_and(|p| p.next_zxid().is_some());
         self.nodes
             .iter()
@@ -641,7 +645,7 @@ impl World {
     }
 
     /// Whether every server serves and has all that was committed.
-    pub fn is_healthy(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         self.leader().is_some()
             && self
                 .nodes
@@ -649,7 +653,7 @@ impl World {
                 .all(|n| n.serving && n.tree.len() == self.checkers.committed.len())
     }
 
-    pub fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push_str(&line());
             trace.push('\n');
@@ -676,7 +680,7 @@ impl Node {
 }
 
 /// A transaction: a header (session, xid, zxid, time, type) and a body.
-pub fn transaction(zxid: Zxid, kind: i32, body: &[u8]) -> Proposal {
+pub(crate) fn transaction(zxid: Zxid, kind: i32, body: &[u8]) -> Proposal {
     let mut data = BytesMut::new();
     data.put_i64(0);
     data.put_i32(0);
@@ -687,59 +691,5 @@ pub fn transaction(zxid: Zxid, kind: i32, body: &[u8]) -> Proposal {
     Proposal {
         zxid,
         data: data.freeze(),
-    }
-}
-
-fn brief_input(input: &Input) -> String {
-    match input {
-        Input::Notification {
-            from,
-            notification: n,
-        } => {
-            let (state, leader, zxid, round, epoch) =
-                (n.state, n.leader, n.zxid, n.round, n.peer_epoch);
-            format!("vote of {from}: {state:?} {leader} ({epoch}, {zxid}) round {round}")
-        }
-        Input::Packet { packet, .. } => brief_packet(packet),
-        Input::LinkUp(_) => "LinkUp".into(),
-        Input::LinkDown(_) => "LinkDown".into(),
-        other => format!("{other:?}"),
-    }
-}
-
-fn brief_packet(packet: &Packet) -> String {
-    match packet {
-        Packet::NewLeader { epoch, .. } => format!("NewLeader {epoch}"),
-        Packet::LeaderInfo { epoch, .. } => format!("LeaderInfo {epoch}"),
-        Packet::FollowerInfo {
-            accepted_epoch,
-            info,
-        } => format!("FollowerInfo of {}, {accepted_epoch}", info.id),
-        Packet::ObserverInfo {
-            accepted_epoch,
-            info,
-        } => format!("ObserverInfo of {}, {accepted_epoch}", info.id),
-        other => format!("{other:?}"),
-    }
-}
-
-fn brief_effect(effect: &Effect) -> String {
-    match effect {
-        Effect::Notify {
-            to,
-            notification: n,
-        } => {
-            let (state, leader, zxid, round, epoch) =
-                (n.state, n.leader, n.zxid, n.round, n.peer_epoch);
-            format!("tell {to}: {state:?} {leader} ({epoch}, {zxid}) round {round}")
-        }
-        Effect::Send {
-            packet: Packet::NewLeader { epoch, .. },
-            ..
-        } => format!("send NewLeader {epoch}"),
-        Effect::Send { packet, .. } => format!("send {packet:?}"),
-        Effect::SaveConfig(config) => format!("SaveConfig {}", config.version),
-        Effect::SaveNextConfig(config) => format!("SaveNextConfig {}", config.version),
-        other => format!("{other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 //! The contract with the world around a peer: everything that can happen to it, and everything that it asks for.
 //!
-//! Effects are executed in their order. What is saved by `SaveAcceptedEpoch`, `SaveCurrentEpoch`, `SaveConfig` and
-//! `SaveNextConfig` is on stable storage before the next effect is begun. `Append`, `Truncate` and `SaveSnapshot` are
+//! Effects are executed in their order. What is saved by `SaveAcceptedEpoch`, `SaveCurrentEpoch`, `SaveConfig`,
+//! `SaveNextConfig` and `ForgetNextConfig` is on stable storage before the next effect is begun. `Append`, `Truncate` and `SaveSnapshot` are
 //! handed to the log's writer, which works on them in order and reports `Flushed`, `Truncated` and `SnapshotSaved` in
 //! the same order.
 
@@ -175,7 +175,8 @@ pub enum Effect {
     SaveSnapshot(Zxid),
     /// Append to the log.
     Append(Proposal),
-    /// Forget everything after this zxid: cut the log, drop newer snapshots, reload the tree if it was further.
+    /// Forget everything after this zxid: cut the log, drop newer snapshots, reload the tree if it was further. Without a
+    /// disk the tree becomes empty, and `Input::Truncated` says so.
     Truncate(Zxid),
     /// Remember the epoch that was agreed to.
     SaveAcceptedEpoch(Epoch),
@@ -185,6 +186,8 @@ pub enum Effect {
     SaveConfig(Arc<QuorumConfig>),
     /// This configuration was proposed.
     SaveNextConfig(Arc<QuorumConfig>),
+    /// The configuration that was proposed will never be committed.
+    ForgetNextConfig,
     /// Apply to the tree.
     Commit(Proposal),
     /// The role or its phase changed.

@@ -8,7 +8,7 @@ use crate::election::vote::Vote;
 use crate::proto::election::{Notification, PeerState};
 use crate::quorum::config::{MemberRole, QuorumConfig};
 use crate::zab::history::History;
-use crate::zxid::{Epoch, ServerId};
+use crate::zxid::{Epoch, ServerId, Zxid};
 
 /// Every interval that the protocol knows, in milliseconds.
 #[derive(Clone, Debug)]
@@ -98,6 +98,28 @@ impl Local {
         voters
     }
 
+    /// Whether this server takes no part in quorums, neither now nor in the configuration to come.
+    pub(crate) fn only_observes(&self) -> bool {
+        self.observer && !self.is_voter(self.my_id)
+    }
+
+    /// A voter needs a disk: an observer that had none begins to keep one.
+    fn keep_disk_as_voter(&mut self, effects: &mut Vec<Effect>) {
+        if self.keeps_disk || !self.is_voter(self.my_id) {
+            return;
+        }
+        self.keeps_disk = true;
+        effects.push(Effect::SaveAcceptedEpoch(self.accepted_epoch));
+        effects.push(Effect::SaveSnapshot(self.history.applied()));
+        effects.extend(
+            self.history
+                .after(self.history.applied())
+                .cloned()
+                .map(Effect::Append),
+        );
+        self.history.move_to_disk();
+    }
+
     /// Whether this server may be elected.
     pub(crate) fn may_stand(&self) -> bool {
         !self.observer && self.config.is_voter(self.my_id)
@@ -132,37 +154,38 @@ impl Local {
             let config = Arc::new(config);
             effects.push(Effect::SaveNextConfig(config.clone()));
             self.next_config = Some(config);
+            self.keep_disk_as_voter(effects);
         }
     }
 
-    /// A configuration was committed. Tells whether this server's own part in the ensemble has changed.
-    pub(crate) fn activate_config(
-        &mut self,
-        config: Arc<QuorumConfig>,
-        effects: &mut Vec<Effect>,
-    ) -> bool {
-        if !self.reconfig_enabled || config.version <= self.config.version {
-            return false;
-        }
-        let before = (self.observer, self.config.is_voter(self.my_id));
-        self.observer = config
-            .member(self.my_id)
-            .is_some_and(|m| m.role == MemberRole::Observer);
+    /// The history ends here now: a configuration that was proposed later is void.
+    pub(crate) fn forget_config_after(&mut self, zxid: Zxid, effects: &mut Vec<Effect>) {
         if self
             .next_config
-            .as_ref()
-            .is_some_and(|next| next.version <= config.version)
+            .take_if(|next| next.version > zxid)
+            .is_some()
         {
-            self.next_config = None;
+            effects.push(Effect::ForgetNextConfig);
         }
-        effects.push(Effect::SaveConfig(config.clone()));
-        self.config = config;
-        before != (self.observer, self.config.is_voter(self.my_id))
     }
 
-    /// The configuration that was seen last is the one now. Tells as [`Self::activate_config`] does.
-    pub(crate) fn activate_last_seen_config(&mut self, effects: &mut Vec<Effect>) -> bool {
+    /// A configuration was committed.
+    pub(crate) fn activate_config(&mut self, config: Arc<QuorumConfig>, effects: &mut Vec<Effect>) {
+        if !self.reconfig_enabled || config.version <= self.config.version {
+            return;
+        }
+        let role = config.member(self.my_id).map(|m| m.role);
+        self.observer = role == Some(MemberRole::Observer);
+        self.next_config
+            .take_if(|next| next.version <= config.version);
+        effects.push(Effect::SaveConfig(config.clone()));
+        self.config = config;
+        self.keep_disk_as_voter(effects);
+    }
+
+    /// The configuration that was seen last is the one now.
+    pub(crate) fn activate_last_seen_config(&mut self, effects: &mut Vec<Effect>) {
         let config = self.last_seen_config().clone();
-        self.activate_config(config, effects)
+        self.activate_config(config, effects);
     }
 }

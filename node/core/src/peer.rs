@@ -43,6 +43,27 @@ pub struct PeerConfig {
     pub observer_keeps_disk: bool,
 }
 
+impl PeerConfig {
+    /// Whether it observes, by its own file or by the configuration.
+    #[must_use]
+    pub fn is_observer(&self) -> bool {
+        self.observer
+            || self
+                .config
+                .member(self.my_id)
+                .is_some_and(|m| m.role == MemberRole::Observer)
+    }
+
+    /// Whether it keeps log and snapshots, given a configuration that was proposed. If not, what may still be on its
+    /// disk must not be recovered.
+    #[must_use]
+    pub fn keeps_disk(&self, last_seen_config: Option<&QuorumConfig>) -> bool {
+        let will_vote =
+            self.reconfig_enabled && last_seen_config.is_some_and(|c| c.is_voter(self.my_id));
+        !self.is_observer() || self.observer_keeps_disk || will_vote
+    }
+}
+
 /// What was found on disk.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
@@ -99,8 +120,8 @@ impl Peer {
             recent,
             last_seen_config,
         } = recovered;
-        let in_config = config.config.member(config.my_id).map(|m| m.role);
-        let observer = config.observer || in_config == Some(MemberRole::Observer);
+        let observer = config.is_observer();
+        let keeps_disk = config.keeps_disk(last_seen_config.as_ref());
         let next_config = last_seen_config
             .filter(|c| config.reconfig_enabled && c.version > config.config.version);
         let mut peer = Self {
@@ -108,7 +129,7 @@ impl Peer {
                 my_id: config.my_id,
                 timing: config.timing,
                 reconfig_enabled: config.reconfig_enabled,
-                keeps_disk: !observer || config.observer_keeps_disk,
+                keeps_disk,
                 observer,
                 accepted_epoch,
                 current_epoch,
@@ -338,14 +359,14 @@ impl Peer {
         effects.extend(early.into_keys().map(Effect::CloseLink));
         let link = LinkId::dialled(self.links_dialled);
         self.links_dialled += 1;
-        let state = if self.local.observer {
+        let state = if self.local.only_observes() {
             PeerState::Observing
         } else {
             PeerState::Following
         };
         self.announce(state, Some(vote.leader), "elected".into(), effects);
         let learner = Learner::start(now, &self.local, vote.leader, link, effects);
-        self.role = if self.local.observer {
+        self.role = if self.local.only_observes() {
             Role::Observing(learner)
         } else {
             Role::Following(learner)

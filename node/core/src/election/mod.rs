@@ -80,7 +80,7 @@ impl Election {
     }
 
     fn own_vote(&self, local: &Local) -> Vote {
-        if local.observer {
+        if local.only_observes() {
             return Vote::NONE;
         }
         let stands = local.may_stand() && self.abstain_until.is_none();

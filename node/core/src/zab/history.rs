@@ -166,6 +166,12 @@ impl History {
         };
     }
 
+    /// What was only in memory is being written: a snapshot of what is in the tree, and the rest as log.
+    pub(crate) fn move_to_disk(&mut self) {
+        self.flushed = self.applied;
+        self.rewrite = Rewrite::SavingSnapshot(self.applied);
+    }
+
     fn clear(&mut self, zxid: Zxid) {
         self.entries.clear();
         self.bytes = 0;

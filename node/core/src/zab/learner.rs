@@ -50,6 +50,8 @@ pub(crate) struct Learner {
     committed: Zxid,
     /// The history up to here needs no ack (any more).
     acked: Zxid,
+    /// What NEWLEADER said; it counts from UPTODATE on.
+    config: Option<QuorumConfig>,
 }
 
 impl Learner {
@@ -63,7 +65,7 @@ impl Learner {
         effects.push(Effect::Dial { leader, link });
         Self {
             leader,
-            observer: local.observer,
+            observer: local.only_observes(),
             link,
             state: State::AwaitingLink {
                 attempts_left: local.timing.dial_attempts,
@@ -71,6 +73,7 @@ impl Learner {
             silent_at: now.after(local.timing.init_ms()),
             committed: Zxid::ZERO,
             acked: Zxid::ZERO,
+            config: None,
         }
     }
 
@@ -308,6 +311,7 @@ impl Learner {
                 effects.push(Effect::SaveSnapshot(zxid));
             }
             local.history.replace(zxid, local.keeps_disk);
+            local.forget_config_after(zxid, effects);
             self.begin_history(&local.history);
         }
     }
@@ -413,8 +417,11 @@ impl Learner {
                 local.history.last()
             )));
         }
+        // Also without a log: a snapshot from an earlier leader may have held what was never committed.
+        let in_tree = local.history.applied() > to;
         local.history.truncate(to);
-        if local.keeps_disk {
+        local.forget_config_after(to, effects);
+        if local.keeps_disk || in_tree {
             effects.push(Effect::Truncate(to));
             self.state = State::AwaitingTruncation {
                 to,
@@ -459,7 +466,8 @@ impl Learner {
             let text = String::from_utf8_lossy(text);
             let config = QuorumConfig::parse(&text)
                 .map_err(|e| Leave::Look(format!("NEWLEADER's config: {e}")))?;
-            local.see_config(config, effects);
+            local.see_config(config.clone(), effects);
+            self.config = Some(config);
         }
         // What was committed before NEWLEADER is part of its ack.
         self.acked = self.committed;
@@ -477,11 +485,10 @@ impl Learner {
         self.apply(local, effects);
         self.send(Packet::Ack(local.current_epoch.start()), effects);
         local.vote.peer_epoch = local.current_epoch;
-        if local.activate_last_seen_config(effects) {
-            return Err(Leave::look(
-                "the configuration gives this server another part",
-            ));
+        if let Some(config) = self.config.take() {
+            local.activate_config(config.into(), effects);
         }
+        self.check_part(local)?;
         self.heard(now, local);
         effects.push(Effect::RoleChanged(RoleInfo {
             state: if self.observer {
@@ -578,19 +585,27 @@ impl Learner {
             .transpose()
             .map_err(Leave::Look)?
             .flatten();
-        let changed = config.is_some_and(|config| local.activate_config(config.into(), effects));
         if !local.reconfig_enabled {
             return Ok(());
         }
-        if changed {
-            return Err(Leave::look(
-                "the configuration gives this server another part",
-            ));
+        if let Some(config) = config {
+            local.activate_config(config.into(), effects);
         }
+        self.check_part(local)?;
         if leader != self.leader {
             return Err(Leave::Look(format!(
                 "the configuration gives the lead to {leader}"
             )));
+        }
+        Ok(())
+    }
+
+    /// A connection is a follower's or an observer's for as long as it lasts.
+    fn check_part(&self, local: &Local) -> Result<(), Leave> {
+        if self.observer != local.only_observes() {
+            return Err(Leave::look(
+                "the configuration gives this server another part",
+            ));
         }
         Ok(())
     }

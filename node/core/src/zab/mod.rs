@@ -8,6 +8,7 @@ use crate::quorum::config::QuorumConfig;
 pub(crate) mod history;
 pub(crate) mod leader;
 pub(crate) mod learner;
+pub(crate) mod learner_link;
 pub(crate) mod proposals;
 pub(crate) mod sync;
 

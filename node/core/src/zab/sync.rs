@@ -1,7 +1,11 @@
-//! How to bring a learner up to date (protocol reference §4.5): one pure function.
+//! How to bring a learner up to date (protocol reference §4.5): the plan is one pure function.
 
 use super::history::History;
-use crate::zxid::Zxid;
+use super::learner_link::LearnerLink;
+use crate::effect::{Effect, LinkId};
+use crate::local::Local;
+use crate::proto::quorum::Packet;
+use crate::zxid::{Time, Zxid};
 
 /// What a leader does for a learner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +34,12 @@ pub(crate) fn plan_sync(
         return SyncPlan::Diff { after: peer_last };
     }
     if peer_last > max {
-        return if at_epoch_start {
-            SyncPlan::Snapshot
-        } else {
+        // Only within an epoch is it certain that the learner has the transaction it is cut back to.
+        let shared = peer_last.epoch() == max.epoch() && max.counter() != 0;
+        return if shared && !at_epoch_start {
             SyncPlan::Truncate { to: max }
+        } else {
+            SyncPlan::Snapshot
         };
     }
     if peer_last < history.base() {
@@ -54,6 +60,54 @@ pub(crate) fn plan_sync(
         return SyncPlan::Truncate { to: before };
     }
     SyncPlan::Snapshot
+}
+
+/// Sends a learner what its history lacks: what is committed with its commits, what is not only to followers.
+pub(crate) fn send_history(
+    local: &Local,
+    link: LinkId,
+    learner: &mut LearnerLink,
+    last_zxid: Zxid,
+    committed: Zxid,
+    give_up_at: Time,
+    effects: &mut Vec<Effect>,
+) {
+    let history = &local.history;
+    let mut send = |packet| effects.push(Effect::Send { link, packet });
+    let after = match plan_sync(last_zxid, history, committed, local.current_epoch.start()) {
+        SyncPlan::Diff { after } => {
+            send(Packet::Diff(history.last_up_to(committed).max(after)));
+            after
+        }
+        SyncPlan::Truncate { to } => {
+            send(Packet::Trunc(to));
+            to
+        }
+        SyncPlan::Snapshot => {
+            effects.push(Effect::SendSnapshot {
+                link,
+                zxid: history.applied(),
+            });
+            history.applied()
+        }
+    };
+    for proposal in history.after(after) {
+        let is_committed = proposal.zxid <= committed;
+        if is_committed || !learner.observer {
+            effects.push(Effect::Send {
+                link,
+                packet: Packet::Proposal(proposal.clone()),
+            });
+        }
+        if is_committed {
+            effects.push(Effect::Send {
+                link,
+                packet: Packet::Commit(proposal.zxid),
+            });
+        } else if !learner.observer {
+            learner.sent(proposal.zxid, give_up_at);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -81,11 +135,7 @@ mod tests {
                 z(3, 3),
                 SyncPlan::Truncate { to: z(3, 2) },
             ),
-            (
-                "ahead, of a later epoch",
-                z(4, 9),
-                SyncPlan::Truncate { to: z(3, 2) },
-            ),
+            ("ahead, of a later epoch", z(4, 9), SyncPlan::Snapshot),
             (
                 "ahead, at the start of a later epoch",
                 z(4, 0),

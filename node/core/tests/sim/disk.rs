@@ -9,40 +9,57 @@ use node_core::quorum::config::QuorumConfig;
 use node_core::zxid::{Epoch, Zxid};
 
 /// The toy replica: all transactions, in order.
-pub type Tree = Vec<Proposal>;
+pub(crate) type Tree = Vec<Proposal>;
 
-pub fn end_of(tree: &Tree) -> Zxid {
+pub(crate) fn end_of(tree: &Tree) -> Zxid {
     tree.last().map_or(Zxid::ZERO, |p| p.zxid)
 }
 
-pub enum LogOp {
+pub(crate) enum LogOp {
     Append(Proposal),
     Truncate(Zxid),
     SaveSnapshot(Zxid, Tree),
 }
 
 #[derive(Default)]
-pub struct Disk {
-    pub accepted_epoch: Epoch,
-    pub current_epoch: Epoch,
-    pub config: Option<QuorumConfig>,
-    pub next_config: Option<QuorumConfig>,
+pub(crate) struct Disk {
+    pub(crate) accepted_epoch: Epoch,
+    pub(crate) current_epoch: Epoch,
+    pub(crate) config: Option<QuorumConfig>,
+    pub(crate) next_config: Option<QuorumConfig>,
+    used: bool,
     snapshot: Tree,
     log: Vec<Proposal>,
     waiting: VecDeque<LogOp>,
 }
 
 impl Disk {
-    pub fn push(&mut self, op: LogOp) {
+    pub(crate) fn push(&mut self, op: LogOp) {
+        self.used = true;
         self.waiting.push_back(op);
     }
 
-    pub fn is_idle(&self) -> bool {
+    /// Whether it belongs to a server that keeps one.
+    pub(crate) fn is_used(&self) -> bool {
+        self.used
+    }
+
+    /// It belongs to a server that keeps none.
+    pub(crate) fn wipe(&mut self) {
+        let (config, next_config) = (self.config.take(), self.next_config.take());
+        *self = Self {
+            config,
+            next_config,
+            ..Self::default()
+        };
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Writes the first `count` of what waits; tells what the log's writer reports.
-    pub fn flush(&mut self, count: usize) -> Vec<Input> {
+    pub(crate) fn flush(&mut self, count: usize) -> Vec<Input> {
         let mut reports = Vec::new();
         for op in self
             .waiting
@@ -61,17 +78,17 @@ impl Disk {
         reports
     }
 
-    pub fn flush_all(&mut self) -> Vec<Input> {
+    pub(crate) fn flush_all(&mut self) -> Vec<Input> {
         self.flush(usize::MAX)
     }
 
     /// The process dies: some of what waits was written.
-    pub fn crash(&mut self, written: usize) {
+    pub(crate) fn crash(&mut self, written: usize) {
         let _ = self.flush(written.min(self.waiting.len()));
         self.waiting.clear();
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
@@ -105,14 +122,11 @@ impl Disk {
     }
 
     /// What a start finds.
-    pub fn tree(&self) -> Tree {
+    pub(crate) fn tree(&self) -> Tree {
         self.snapshot.iter().chain(&self.log).cloned().collect()
     }
 
-    pub fn recovered(&self, keeps: bool) -> Recovered {
-        if !keeps {
-            return Recovered::default();
-        }
+    pub(crate) fn recovered(&self) -> Recovered {
         Recovered {
             accepted_epoch: self.accepted_epoch,
             current_epoch: self.current_epoch,

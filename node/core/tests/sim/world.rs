@@ -4,38 +4,40 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, BytesMut};
 use node_core::effect::{Effect, Input, LinkId};
+use node_core::jute::Jute;
 use node_core::peer::{Peer, PeerConfig, Timing};
 use node_core::proto::election::PeerState;
 use node_core::proto::quorum::{Packet, Proposal};
-use node_core::quorum::config::QuorumConfig;
+use node_core::quorum::config::{Member, QuorumConfig};
 use node_core::zxid::{ServerId, Time, Zxid};
 
 use crate::checkers::Checkers;
 use crate::disk::{Disk, LogOp, Tree, end_of};
 use crate::rng::Rng;
+use crate::trace::{brief_effect, brief_input};
 
 /// The ensemble that a run begins with.
 #[derive(Clone)]
-pub struct Setup {
-    pub voters: i64,
-    pub observers: i64,
-    pub observers_keep_disk: bool,
-    pub reconfig_enabled: bool,
+pub(crate) struct Setup {
+    pub(crate) voters: i64,
+    pub(crate) observers: i64,
+    pub(crate) observers_keep_disk: bool,
+    pub(crate) reconfig_enabled: bool,
 }
 
-pub struct Node {
-    pub peer: Option<Peer>,
-    pub disk: Disk,
-    pub tree: Tree,
+pub(crate) struct Node {
+    pub(crate) peer: Option<Peer>,
+    pub(crate) disk: Disk,
+    pub(crate) tree: Tree,
     /// Counts the starts, so that what was meant for an earlier life is dropped.
     life: u64,
     tick_at: u64,
     flushing: bool,
-    pub disk_ms: u64,
+    pub(crate) disk_ms: u64,
     links_accepted: u64,
     received: BTreeMap<LinkId, Tree>,
     told_up: BTreeSet<ServerId>,
-    pub serving: bool,
+    pub(crate) serving: bool,
 }
 
 enum Event {
@@ -69,12 +71,12 @@ enum Event {
 
 type End = (ServerId, u64, LinkId);
 
-pub struct World {
-    pub now: u64,
-    pub rng: Rng,
-    pub nodes: BTreeMap<ServerId, Node>,
-    pub checkers: Checkers,
-    pub setup: Setup,
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    pub(crate) nodes: BTreeMap<ServerId, Node>,
+    pub(crate) checkers: Checkers,
+    pub(crate) setup: Setup,
     config: QuorumConfig,
     events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
@@ -83,12 +85,14 @@ pub struct World {
     /// When the last message of a channel arrives: channels are FIFO.
     arrivals: BTreeMap<(ServerId, ServerId, bool), u64>,
     /// Directions in which nothing gets through.
-    pub blocked: BTreeSet<(ServerId, ServerId)>,
-    pub trace: Option<String>,
+    pub(crate) blocked: BTreeSet<(ServerId, ServerId)>,
+    pub(crate) trace: Option<String>,
+    /// Whether each message takes a millisecond, and each flush.
+    pub(crate) steady: bool,
     proposals: u64,
 }
 
-pub const TIMING: Timing = Timing {
+pub(crate) const TIMING: Timing = Timing {
     tick_ms: 200,
     init_limit: 10,
     sync_limit: 5,
@@ -102,7 +106,7 @@ pub const TIMING: Timing = Timing {
 };
 
 impl World {
-    pub fn new(seed: u64, setup: Setup) -> Self {
+    pub(crate) fn new(seed: u64, setup: Setup) -> Self {
         let line = |id: i64| {
             let role = if id <= setup.voters {
                 "participant"
@@ -127,6 +131,7 @@ impl World {
             arrivals: BTreeMap::new(),
             blocked: BTreeSet::new(),
             trace: None,
+            steady: false,
             proposals: 0,
         };
         for id in (1..=all).map(ServerId) {
@@ -135,42 +140,43 @@ impl World {
         world
     }
 
-    pub fn ids(&self) -> Vec<ServerId> {
+    pub(crate) fn ids(&self) -> Vec<ServerId> {
         self.nodes.keys().copied().collect()
     }
 
-    pub fn is_up(&self, id: ServerId) -> bool {
+    pub(crate) fn is_up(&self, id: ServerId) -> bool {
         self.nodes[&id].peer.is_some()
     }
 
-    pub fn start(&mut self, id: ServerId) {
+    pub(crate) fn start(&mut self, id: ServerId) {
         if self.is_up(id) {
             return;
         }
         let now = Time(self.now);
-        let keeps = id.0 <= self.setup.voters || self.setup.observers_keep_disk;
         let node = self.nodes.get_mut(&id).unwrap();
-        let config = node
-            .disk
-            .config
-            .clone()
-            .unwrap_or_else(|| self.config.clone());
         let config = PeerConfig {
             my_id: id,
-            config,
+            config: node
+                .disk
+                .config
+                .clone()
+                .unwrap_or_else(|| self.config.clone()),
             timing: TIMING,
             reconfig_enabled: self.setup.reconfig_enabled,
             observer: false,
             observer_keeps_disk: self.setup.observers_keep_disk,
         };
-        node.tree = if keeps { node.disk.tree() } else { Tree::new() };
-        node.peer = Some(Peer::new(config, node.disk.recovered(keeps), now));
+        if !config.keeps_disk(node.disk.next_config.as_ref()) {
+            node.disk.wipe();
+        }
+        node.tree = node.disk.tree();
+        node.peer = Some(Peer::new(config, node.disk.recovered(), now));
         self.note(|| format!("start {id}"));
         self.step(id, Input::Tick);
         self.update_election_links();
     }
 
-    pub fn crash(&mut self, id: ServerId) {
+    pub(crate) fn crash(&mut self, id: ServerId) {
         if !self.is_up(id) {
             return;
         }
@@ -202,7 +208,7 @@ impl World {
     }
 
     /// Tells servers which election connections came up or broke. A connection needs both directions.
-    pub fn update_election_links(&mut self) {
+    pub(crate) fn update_election_links(&mut self) {
         for a in self.ids() {
             for b in self.ids() {
                 let up = a != b && self.connected(a, b) && self.connected(b, a);
@@ -230,7 +236,7 @@ impl World {
     }
 
     /// Cuts all quorum connections between two servers.
-    pub fn cut(&mut self, a: ServerId, b: ServerId) {
+    pub(crate) fn cut(&mut self, a: ServerId, b: ServerId) {
         let ends: Vec<End> = self
             .ends
             .iter()
@@ -275,10 +281,10 @@ impl World {
     }
 
     fn arrival(&mut self, from: ServerId, to: ServerId, quorum: bool) -> u64 {
-        let delay = if self.rng.one_in(20) {
-            self.rng.range(5, 60)
-        } else {
-            self.rng.range(1, 5)
+        let delay = match self.steady {
+            true => 1,
+            false if self.rng.one_in(20) => self.rng.range(5, 60),
+            false => self.rng.range(1, 5),
         };
         let last = self.arrivals.entry((from, to, quorum)).or_default();
         *last = (*last).max(self.now + delay);
@@ -291,7 +297,7 @@ impl World {
     }
 
     /// Runs until `until`, or until `done`.
-    pub fn run_until(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> bool {
+    pub(crate) fn run_until(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> bool {
         while !done(self) {
             match self.events.first_key_value() {
                 Some(((at, _), _)) if *at <= until => {}
@@ -307,7 +313,7 @@ impl World {
         true
     }
 
-    pub fn run_for(&mut self, ms: u64) {
+    pub(crate) fn run_for(&mut self, ms: u64) {
         self.run_until(self.now + ms, |_| false);
     }
 
@@ -399,7 +405,7 @@ impl World {
         self.step(from, Input::LinkUp(link));
     }
 
-    pub fn step(&mut self, id: ServerId, input: Input) {
+    pub(crate) fn step(&mut self, id: ServerId, input: Input) {
         let now = self.now;
         self.note(|| format!("{now:>6} {id} < {}", brief_input(&input)));
         let node = self.nodes.get_mut(&id).unwrap();
@@ -508,18 +514,36 @@ impl World {
             }
             Effect::SaveSnapshot(zxid) => {
                 let op = LogOp::SaveSnapshot(zxid, node.tree.clone());
-                self.to_disk(id, op);
+                self.hand_to_disk(id, op);
             }
-            Effect::Append(proposal) => self.to_disk(id, LogOp::Append(proposal)),
-            Effect::Truncate(zxid) => self.to_disk(id, LogOp::Truncate(zxid)),
+            Effect::Append(proposal) => self.hand_to_disk(id, LogOp::Append(proposal)),
+            Effect::Truncate(zxid) if node.disk.is_used() => {
+                self.hand_to_disk(id, LogOp::Truncate(zxid))
+            }
+            Effect::Truncate(_) => {
+                node.tree.clear();
+                self.deliver_now(
+                    (id, life, LinkId::accepted(0)),
+                    Input::Truncated(Zxid::ZERO),
+                );
+            }
             Effect::SaveAcceptedEpoch(epoch) => node.disk.accepted_epoch = epoch,
             Effect::SaveCurrentEpoch(epoch) => node.disk.current_epoch = epoch,
             Effect::SaveConfig(config) => {
                 node.disk.config = Some((*config).clone());
                 node.disk.next_config = None;
             }
+            Effect::ForgetNextConfig => node.disk.next_config = None,
             Effect::SaveNextConfig(config) => node.disk.next_config = Some((*config).clone()),
             Effect::Commit(proposal) => {
+                let leads = node
+                    .peer
+                    .as_ref()
+                    .is_some_and(|p| p.state() == PeerState::Leading);
+                if leads && !node.serving {
+                    // A new leader's own history becomes committed, also what its tree has had since its start.
+                    self.checkers.serves(id, &node.tree);
+                }
                 self.checkers.applied(id, node.tree.len(), &proposal);
                 node.tree.push(proposal);
             }
@@ -547,19 +571,24 @@ impl World {
         }
     }
 
-    fn to_disk(&mut self, id: ServerId, op: LogOp) {
+    fn hand_to_disk(&mut self, id: ServerId, op: LogOp) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.disk.push(op);
         if !node.flushing && !node.disk.is_idle() {
             node.flushing = true;
             let life = node.life;
-            let at = self.now + self.rng.range(1, node.disk_ms);
+            let at = self.now
+                + if self.steady {
+                    1
+                } else {
+                    self.rng.range(1, node.disk_ms)
+                };
             self.schedule(at, Event::Flush { node: id, life });
         }
     }
 
     /// A client writes to the server, if that leads.
-    pub fn propose(&mut self, id: ServerId) {
+    pub(crate) fn propose(&mut self, id: ServerId) {
         let Some(zxid) = self.nodes[&id].peer.as_ref().and_then(Peer::next_zxid) else {
             return;
         };
@@ -568,7 +597,45 @@ impl World {
         self.step(id, Input::Propose(proposal));
     }
 
-    pub fn leader(&self) -> Option<ServerId> {
+    /// A client changes the ensemble: `change` gets its servers. As the leader's request checks do, this refuses what
+    /// would have no quorum, or comes while another change is under way.
+    pub(crate) fn reconfigure(
+        &mut self,
+        change: impl FnOnce(&mut BTreeMap<ServerId, Member>),
+    ) -> bool {
+        let Some(leader) = self.leader() else {
+            return false;
+        };
+        let peer = self.nodes[&leader].peer.as_ref().unwrap();
+        let zxid = peer.next_zxid().unwrap();
+        let mut members = peer
+            .config()
+            .members()
+            .map(|(id, m)| (id, m.clone()))
+            .collect();
+        change(&mut members);
+        let config = QuorumConfig::new(members, zxid);
+        let followers: BTreeSet<ServerId> = peer
+            .active_learners()
+            .filter(|(_, observer)| !observer)
+            .map(|(id, _)| id)
+            .collect();
+        let pending = peer.last_seen_config().version != peer.config().version;
+        if pending
+            || config.voters().count() < 2
+            || !config.is_quorum(|id| id == leader || followers.contains(&id))
+        {
+            return false;
+        }
+        let mut body = BytesMut::new();
+        String::from("/zookeeper/config").write(&mut body);
+        config.to_string().write(&mut body);
+        body.put_i32(-1);
+        self.step(leader, Input::Propose(transaction(zxid, 16, &body)));
+        true
+    }
+
+    pub(crate) fn leader(&self) -> Option<ServerId> {
         let leads = |node: &Node| node.peer.as_ref().is_some_and(|p| p.next_zxid().is_some());
         self.nodes
             .iter()
@@ -578,7 +645,7 @@ impl World {
     }
 
     /// Whether every server serves and has all that was committed.
-    pub fn is_healthy(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         self.leader().is_some()
             && self
                 .nodes
@@ -586,7 +653,7 @@ impl World {
                 .all(|n| n.serving && n.tree.len() == self.checkers.committed.len())
     }
 
-    pub fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push_str(&line());
             trace.push('\n');
@@ -613,7 +680,7 @@ impl Node {
 }
 
 /// A transaction: a header (session, xid, zxid, time, type) and a body.
-pub fn transaction(zxid: Zxid, kind: i32, body: &[u8]) -> Proposal {
+pub(crate) fn transaction(zxid: Zxid, kind: i32, body: &[u8]) -> Proposal {
     let mut data = BytesMut::new();
     data.put_i64(0);
     data.put_i32(0);
@@ -624,41 +691,5 @@ pub fn transaction(zxid: Zxid, kind: i32, body: &[u8]) -> Proposal {
     Proposal {
         zxid,
         data: data.freeze(),
-    }
-}
-
-fn brief_input(input: &Input) -> String {
-    match input {
-        Input::Notification {
-            from,
-            notification: n,
-        } => {
-            let (state, leader, zxid, round, epoch) =
-                (n.state, n.leader, n.zxid, n.round, n.peer_epoch);
-            format!("vote of {from}: {state:?} {leader} ({epoch}, {zxid}) round {round}")
-        }
-        Input::Packet { packet, .. } => format!("{packet:?}"),
-        other => format!("{other:?}"),
-    }
-}
-
-fn brief_effect(effect: &Effect) -> String {
-    match effect {
-        Effect::Notify {
-            to,
-            notification: n,
-        } => {
-            let (state, leader, zxid, round, epoch) =
-                (n.state, n.leader, n.zxid, n.round, n.peer_epoch);
-            format!("tell {to}: {state:?} {leader} ({epoch}, {zxid}) round {round}")
-        }
-        Effect::Send {
-            packet: Packet::NewLeader { epoch, .. },
-            ..
-        } => format!("send NewLeader {epoch}"),
-        Effect::Send { packet, .. } => format!("send {packet:?}"),
-        Effect::SaveConfig(config) => format!("SaveConfig {}", config.version),
-        Effect::SaveNextConfig(config) => format!("SaveNextConfig {}", config.version),
-        other => format!("{other:?}"),
     }
 }

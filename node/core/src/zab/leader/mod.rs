@@ -11,14 +11,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::learner_link::{LearnerLink, LearnerState};
 use super::proposals::Proposals;
-use super::sync::{SyncPlan, plan_sync};
+use super::sync::send_history;
 use crate::effect::{Answer, Effect, Leave, LinkId, RoleInfo};
 use crate::local::Local;
 use crate::proto::election::PeerState;
-use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet, Proposal};
-use crate::quorum::config::QuorumConfig;
+use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet};
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
+
+mod broadcast;
 
 /// What the leader waits for.
 #[derive(Debug)]
@@ -33,74 +35,6 @@ enum Phase {
     Synchronization,
     /// Nothing: it leads.
     Broadcast(Proposals),
-}
-
-/// What the leader waits for from one learner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LearnerState {
-    /// The other learners.
-    AwaitingEpoch { accepted: Epoch },
-    /// Its agreement to the new epoch.
-    AwaitingAckEpoch,
-    /// The other learners. Whether it agreed to this epoch for the first time, which is what counts.
-    AwaitingEpochQuorum { last_zxid: Zxid, promised: bool },
-    /// Its word that it has the history.
-    AwaitingNewLeaderAck,
-    /// The other learners.
-    AwaitingActivation,
-    /// Nothing: it serves.
-    Active,
-}
-
-#[derive(Debug)]
-struct LearnerLink {
-    id: ServerId,
-    observer: bool,
-    state: LearnerState,
-    /// When it counts as gone unless it is heard.
-    silent_at: Time,
-    /// A proposal that it has not acked and a later one, each with the time by which it must have.
-    unacked: [Option<(Zxid, Time)>; 2],
-}
-
-impl LearnerLink {
-    /// Whether new proposals are sent to it.
-    fn forwarding(&self) -> bool {
-        use LearnerState::{Active, AwaitingActivation, AwaitingNewLeaderAck};
-        matches!(
-            self.state,
-            AwaitingNewLeaderAck | AwaitingActivation | Active
-        )
-    }
-
-    /// How long it may be silent.
-    fn limit_ms(&self, local: &Local) -> u64 {
-        if self.state == LearnerState::Active {
-            local.timing.sync_ms()
-        } else {
-            local.timing.init_ms()
-        }
-    }
-
-    fn sent(&mut self, zxid: Zxid, give_up_at: Time) {
-        if let Some(free) = self.unacked.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some((zxid, give_up_at));
-        }
-    }
-
-    fn acked(&mut self, zxid: Zxid) {
-        let [oldest, newest] = &mut self.unacked;
-        if newest.is_some_and(|(sent, _)| sent <= zxid) {
-            *newest = None;
-        }
-        if oldest.is_some_and(|(sent, _)| sent <= zxid) {
-            *oldest = newest.take();
-        }
-    }
-
-    fn gives_up_at(&self) -> Time {
-        self.unacked[0].map_or(self.silent_at, |(_, at)| at.min(self.silent_at))
-    }
 }
 
 #[derive(Debug)]
@@ -336,56 +270,9 @@ impl Leader {
     ) -> Result<(), Leave> {
         if let Phase::Broadcast(proposals) = &mut self.phase {
             proposals.ack(local.my_id, local.history.flushed());
-            return self.commit(now, local, effects);
+            return self.commit(local, effects);
         }
         self.advance(now, local, effects)
-    }
-
-    pub(crate) fn propose(
-        &mut self,
-        now: Time,
-        local: &mut Local,
-        proposal: Proposal,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Leave> {
-        let expected = self.next_zxid();
-        let Phase::Broadcast(proposals) = &mut self.phase else {
-            return Err(Leave::Halt(format!(
-                "proposal {} from a leader that is not established",
-                proposal.zxid
-            )));
-        };
-        if expected != Some(proposal.zxid) {
-            return Err(Leave::Halt(format!(
-                "proposal {} where {expected:?} was due",
-                proposal.zxid
-            )));
-        }
-        if let Some(config) = reconfig(&proposal)? {
-            local.see_config(config, effects);
-        }
-        proposals.propose(
-            proposal.zxid,
-            (local.config.clone(), local.next_config.clone()),
-        );
-        local.history.append(proposal.clone(), true);
-        effects.push(Effect::Append(proposal.clone()));
-        for (link, learner) in self
-            .learners
-            .iter_mut()
-            .filter(|(_, l)| !l.observer && l.forwarding())
-        {
-            learner.sent(proposal.zxid, now.after(learner.limit_ms(local)));
-            effects.push(Effect::Send {
-                link: *link,
-                packet: Packet::Proposal(proposal.clone()),
-            });
-        }
-        if proposal.zxid.next().is_none() {
-            // The counter is used up: a new epoch has to begin.
-            self.resigning_until = Some(now.after(local.timing.resign_ms));
-        }
-        Ok(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one packet")]
@@ -421,16 +308,8 @@ impl Leader {
             LearnerState::AwaitingAckEpoch
         };
         let silent_at = now.after(local.timing.init_ms());
-        self.learners.insert(
-            link,
-            LearnerLink {
-                id: info.id,
-                observer,
-                state,
-                silent_at,
-                unacked: [None, None],
-            },
-        );
+        self.learners
+            .insert(link, LearnerLink::new(info.id, observer, state, silent_at));
         self.advance(now, local, effects)
     }
 
@@ -502,7 +381,7 @@ impl Leader {
             return Ok(());
         };
         proposals.ack(id, zxid);
-        self.commit(now, local, effects)
+        self.commit(local, effects)
     }
 
     /// Goes as far as what the learners have said allows.
@@ -617,43 +496,18 @@ impl Leader {
         } else {
             history.last()
         };
-        let mut send = |packet| effects.push(Effect::Send { link, packet });
-        let after = match plan_sync(last_zxid, history, committed, local.current_epoch.start()) {
-            SyncPlan::Diff { after } => {
-                send(Packet::Diff(history.last_up_to(committed).max(after)));
-                after
-            }
-            SyncPlan::Truncate { to } => {
-                send(Packet::Trunc(to));
-                to
-            }
-            SyncPlan::Snapshot => {
-                effects.push(Effect::SendSnapshot {
-                    link,
-                    zxid: history.applied(),
-                });
-                history.applied()
-            }
-        };
         let give_up_at = now.after(local.timing.init_ms());
-        for proposal in history.after(after) {
-            let is_committed = proposal.zxid <= committed;
-            if is_committed || !learner.observer {
-                effects.push(Effect::Send {
-                    link,
-                    packet: Packet::Proposal(proposal.clone()),
-                });
-            }
-            if is_committed {
-                effects.push(Effect::Send {
-                    link,
-                    packet: Packet::Commit(proposal.zxid),
-                });
-            } else if !learner.observer {
-                learner.sent(proposal.zxid, give_up_at);
-            }
-        }
-        let config = Some(Bytes::from(local.last_seen_config().to_string()));
+        send_history(
+            local, link, learner, last_zxid, committed, give_up_at, effects,
+        );
+        // Until the leader is established, what it has seen last becomes the configuration with it. Later a newer one
+        // still has to be committed.
+        let config = if matches!(self.phase, Phase::Broadcast(_)) {
+            &local.config
+        } else {
+            local.last_seen_config()
+        };
+        let config = Some(Bytes::from(config.to_string()));
         effects.push(Effect::Send {
             link,
             packet: Packet::NewLeader {
@@ -677,7 +531,7 @@ impl Leader {
         self.phase = Phase::Broadcast(Proposals::new(local.current_epoch.start()));
         self.ping_at = now.after(local.timing.tick_ms / 2);
         local.vote.peer_epoch = local.current_epoch;
-        let changed = local.activate_last_seen_config(effects);
+        local.activate_last_seen_config(effects);
         let links: Vec<LinkId> = self
             .learners
             .iter()
@@ -687,9 +541,6 @@ impl Leader {
         for link in links {
             self.welcome(now, local, link, effects);
         }
-        if changed && !local.may_stand() {
-            return Err(Leave::look("the configuration has another leader"));
-        }
         effects.push(Effect::RoleChanged(RoleInfo {
             state: PeerState::Leading,
             epoch: local.current_epoch,
@@ -697,6 +548,9 @@ impl Leader {
             why: "a quorum has the history".into(),
         }));
         effects.push(Effect::Serving(true));
+        if !local.may_stand() {
+            return Err(Leave::look("the configuration has another leader"));
+        }
         Ok(())
     }
 
@@ -709,96 +563,6 @@ impl Leader {
                 packet: Packet::UpToDate,
             });
         }
-    }
-
-    /// Commits in order what has its quorums.
-    fn commit(
-        &mut self,
-        _now: Time,
-        local: &mut Local,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Leave> {
-        while let Phase::Broadcast(proposals) = &mut self.phase
-            && let Some(zxid) = proposals.take_committable()
-        {
-            let next = local.history.apply_next().filter(|p| p.zxid == zxid);
-            let Some(proposal) = next else {
-                return Err(Leave::Halt(format!(
-                    "{zxid} has a quorum but is not the next to be committed"
-                )));
-            };
-            match reconfig(&proposal)? {
-                Some(config) if local.reconfig_enabled => {
-                    self.commit_reconfig(local, proposal, config, effects)?
-                }
-                _ => {
-                    self.tell_commit(
-                        Packet::Commit(zxid),
-                        &Packet::Inform(proposal.clone()),
-                        effects,
-                    );
-                    effects.push(Effect::Commit(proposal));
-                }
-            }
-        }
-        if self.resigning_until.is_some() && self.outstanding() == 0 {
-            return Err(Leave::Resign("handed over".into()));
-        }
-        Ok(())
-    }
-
-    fn tell_commit(&self, to_follower: Packet, to_observer: &Packet, effects: &mut Vec<Effect>) {
-        for (link, learner) in self.learners.iter().filter(|(_, l)| l.forwarding()) {
-            let packet = if learner.observer {
-                to_observer.clone()
-            } else {
-                to_follower.clone()
-            };
-            effects.push(Effect::Send {
-                link: *link,
-                packet,
-            });
-        }
-    }
-
-    /// A new configuration is committed; it may need another leader.
-    fn commit_reconfig(
-        &mut self,
-        local: &mut Local,
-        proposal: Proposal,
-        config: QuorumConfig,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Leave> {
-        let addresses = |c: &QuorumConfig| c.member(local.my_id).map(|m| m.addresses.clone());
-        let stays = config.is_voter(local.my_id) && addresses(&config) == addresses(&local.config);
-        let Phase::Broadcast(proposals) = &self.phase else {
-            return Ok(());
-        };
-        let other = proposals.best_voter(&config, proposal.zxid);
-        let leader = if stays {
-            local.my_id
-        } else {
-            other.unwrap_or(local.my_id)
-        };
-        self.tell_commit(
-            Packet::CommitAndActivate {
-                zxid: proposal.zxid,
-                leader,
-            },
-            &Packet::InformAndActivate {
-                proposal: proposal.clone(),
-                leader,
-            },
-            effects,
-        );
-        effects.push(Effect::Commit(proposal));
-        local.activate_config(config.into(), effects);
-        if leader != local.my_id {
-            return Err(Leave::Resign(format!(
-                "the configuration gives the lead to {leader}"
-            )));
-        }
-        self.check_quorum(local)
     }
 
     fn drop_link(
@@ -840,9 +604,4 @@ fn send_epoch(epoch: Epoch, link: LinkId, effects: &mut Vec<Effect>) {
             protocol: PROTOCOL_VERSION,
         },
     });
-}
-
-/// The configuration in a proposal. The leader's own request checks have made it, so it is well formed.
-fn reconfig(proposal: &Proposal) -> Result<Option<QuorumConfig>, Leave> {
-    super::reconfig(proposal).map_err(Leave::Halt)
 }

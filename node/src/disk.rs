@@ -39,24 +39,42 @@ struct Body(Option<ImageReader>);
 
 impl SnapshotBody for Body {
     fn feed(&mut self, bytes: &[u8]) -> Result<Fed, ConsumerError> {
-        let reader = self.0.as_mut().ok_or("the snapshot goes on after its end")?;
+        let reader = self
+            .0
+            .as_mut()
+            .ok_or("the snapshot goes on after its end")?;
         let progress = reader.feed(bytes)?;
-        Ok(if progress.done { Fed::Done(progress.consumed) } else { Fed::More })
+        Ok(if progress.done {
+            Fed::Done(progress.consumed)
+        } else {
+            Fed::More
+        })
     }
 }
 
 /// Reads the newest snapshot and the log after it.
-pub fn recover(dirs: &DataDirs, config: &Config, options: TreeOptions) -> Result<Recovered, StorageError> {
+pub fn recover(
+    dirs: &DataDirs,
+    config: &Config,
+    options: TreeOptions,
+) -> Result<Recovered, StorageError> {
     let fresh = || Body(Some(ImageReader::new(options)));
     let start = recovery::load(dirs, config.storage.trust_empty_snapshot, fresh)?;
     let from = start.zxid();
     let mut replica = match start {
         Start::Empty | Start::LogOnly => Replica::new(options),
         Start::Snapshot(loaded) => {
-            let invalid =
-                |what: String| StorageError::SnapshotInvalid { path: loaded.file.path.clone(), what };
-            let reader = loaded.body.0.ok_or_else(|| invalid("it has no tree".into()))?;
-            let restored = reader.finish().map_err(|error| invalid(error.to_string()))?;
+            let invalid = |what: String| StorageError::SnapshotInvalid {
+                path: loaded.file.path.clone(),
+                what,
+            };
+            let reader = loaded
+                .body
+                .0
+                .ok_or_else(|| invalid("it has no tree".into()))?;
+            let restored = reader
+                .finish()
+                .map_err(|error| invalid(error.to_string()))?;
             Replica::restored(restored, from)
         }
     };
@@ -67,10 +85,13 @@ pub fn recover(dirs: &DataDirs, config: &Config, options: TreeOptions) -> Result
         bytes += data.len();
         recent.push_back(Proposal { zxid, data });
         let full = |len: usize, bytes| {
-            len > config.storage.commit_log_count as usize || bytes > crate::limits::COMMITTED_LOG_BYTES
+            len > config.storage.commit_log_count as usize
+                || bytes > crate::limits::COMMITTED_LOG_BYTES
         };
         while full(recent.len(), bytes) {
-            let Some(oldest) = recent.pop_front() else { break };
+            let Some(oldest) = recent.pop_front() else {
+                break;
+            };
             bytes -= oldest.data.len();
         }
         Ok(())
@@ -86,7 +107,11 @@ pub fn write_first_snapshot(dirs: &DataDirs, shared: &Arc<Shared>) -> Result<(),
     Ok(())
 }
 
-fn write_snapshot(snapshot: ActiveSnapshot, dirs: &DataDirs, config: &Config) -> Result<(), StorageError> {
+fn write_snapshot(
+    snapshot: ActiveSnapshot,
+    dirs: &DataDirs,
+    config: &Config,
+) -> Result<(), StorageError> {
     let zxid = snapshot.zxid;
     let mut file = SnapshotWriter::create(dirs.snap_dir(), zxid)?;
     let mut piece = Vec::new();
@@ -103,7 +128,9 @@ fn write_snapshot(snapshot: ActiveSnapshot, dirs: &DataDirs, config: &Config) ->
     }
     let trailer = SnapshotTrailer {
         // Apache writes a digest of 0 for the tree before the first transaction.
-        digest: snapshot.digest.map(|digest| (zxid, if zxid == Zxid::ZERO { 0 } else { digest })),
+        digest: snapshot
+            .digest
+            .map(|digest| (zxid, if zxid == Zxid::ZERO { 0 } else { digest })),
         last_zxid: config.storage.serialize_last_zxid.then_some(zxid),
     };
     file.finish(trailer)?;
@@ -158,13 +185,23 @@ pub enum Outcome {
 
 impl Disk {
     /// Opens the log for writing and starts its thread.
-    pub fn start(shared: Arc<Shared>, dirs: DataDirs, epochs: EpochFiles, report: Report) -> Result<Self, StorageError> {
+    pub fn start(
+        shared: Arc<Shared>,
+        dirs: DataDirs,
+        epochs: EpochFiles,
+        report: Report,
+    ) -> Result<Self, StorageError> {
         let storage = &shared.config.storage;
         let log = TxnLog::open(dirs.log_dir(), storage.log)?;
         let to_driver = report.clone();
-        let log = LogWriter::start(log, dirs.snap_dir().to_owned(), storage.fsync_warning, move |event| {
-            to_driver.send(Message::Log(event));
-        })?;
+        let log = LogWriter::start(
+            log,
+            dirs.snap_dir().to_owned(),
+            storage.fsync_warning,
+            move |event| {
+                to_driver.send(Message::Log(event));
+            },
+        )?;
         Ok(Self {
             shared,
             report,
@@ -256,7 +293,9 @@ impl Disk {
         let storage = &self.shared.config.storage;
         let after = |limit: u64| limit / 2 + (limit as f64 / 2.0 * spread) as u64;
         let due = u64::from(self.appended) > after(storage.snap_count.into())
-            || storage.snap_size_limit_bytes.is_some_and(|limit| self.appended_bytes > after(limit));
+            || storage
+                .snap_size_limit_bytes
+                .is_some_and(|limit| self.appended_bytes > after(limit));
         if due && !self.snapshot_running && !self.saving {
             self.log.roll();
             self.write_in_background(None);
@@ -264,7 +303,11 @@ impl Disk {
     }
 
     /// A snapshot was written, or could not be.
-    pub fn snapshot_written(&mut self, save: Option<Zxid>, result: Result<(), StorageError>) -> Result<(), StorageError> {
+    pub fn snapshot_written(
+        &mut self,
+        save: Option<Zxid>,
+        result: Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
         self.snapshot_running = false;
         match (save, result) {
             (Some(zxid), result) => {
@@ -315,7 +358,11 @@ impl Disk {
     /// The last transaction up to `to` that snapshot and log can give.
     fn last_not_after(&self, to: Zxid) -> Result<Zxid, StorageError> {
         let snapshots = dirs::snapshot_files(self.dirs.snap_dir())?;
-        let snapshot = snapshots.iter().map(|file| file.zxid).filter(|zxid| *zxid <= to).max();
+        let snapshot = snapshots
+            .iter()
+            .map(|file| file.zxid)
+            .filter(|zxid| *zxid <= to)
+            .max();
         let from = snapshot.unwrap_or(Zxid::ZERO);
         let mut last = from;
         for record in LogReader::open(self.dirs.log_dir(), Zxid(from.0 + 1))? {
@@ -339,7 +386,10 @@ impl Disk {
 
     /// Removes snapshots and log files that no recovery needs any more.
     pub fn purge(&self) {
-        let (dirs, keep) = (self.dirs.clone(), self.shared.config.storage.snap_retain_count as usize);
+        let (dirs, keep) = (
+            self.dirs.clone(),
+            self.shared.config.storage.snap_retain_count as usize,
+        );
         tokio::task::spawn_blocking(move || match retention::purge(&dirs, keep) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => tracing::info!(files = removed.len(), "old snapshots and logs removed"),

@@ -14,7 +14,8 @@ use node_core::effect::{Effect, Input, LinkId, RoleInfo};
 use node_core::member::work::{self, Clients, Work};
 use node_core::member::{Action, ClientWrite, Clock, Event, Member, Output};
 use node_core::proto::client::{
-    ConnectRequest, ConnectResponse, EventType, ReplyHeader, Response, write_event, write_frame, write_reply,
+    ConnectRequest, ConnectResponse, EventType, ReplyHeader, Response, write_event, write_frame,
+    write_reply,
 };
 use node_core::proto::code::ErrorCode;
 use node_core::proto::data::{Acl, SessionTimeout};
@@ -116,7 +117,11 @@ struct Running {
 impl Driver {
     /// Runs until the process is told to stop, or must end because of an error.
     pub async fn run(self, mut messages: mpsc::UnboundedReceiver<Message>) -> anyhow::Result<()> {
-        let clients = LocalClients { shared: self.shared.clone(), touched: Vec::new(), writes: HashMap::new() };
+        let clients = LocalClients {
+            shared: self.shared.clone(),
+            touched: Vec::new(),
+            writes: HashMap::new(),
+        };
         let mut running = Running {
             driver: self,
             links: BTreeMap::new(),
@@ -146,7 +151,11 @@ impl Driver {
             }
             running.finish_batch()?;
             if running.is_stopped() {
-                running.driver.shared.serving.store(false, Ordering::Release);
+                running
+                    .driver
+                    .shared
+                    .serving
+                    .store(false, Ordering::Release);
                 running.clients.close_all();
                 if let Some(disk) = running.driver.disk.take() {
                     disk.stop();
@@ -159,9 +168,15 @@ impl Driver {
 
 impl Running {
     fn clock(&self) -> Clock {
-        let now = Time(u64::try_from(self.driver.started.elapsed().as_millis()).unwrap_or(u64::MAX));
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        Clock { now, wall_ms: i64::try_from(wall).unwrap_or(i64::MAX) }
+        let now =
+            Time(u64::try_from(self.driver.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis());
+        Clock {
+            now,
+            wall_ms: i64::try_from(wall).unwrap_or(i64::MAX),
+        }
     }
 
     fn deadline(&self) -> Instant {
@@ -191,12 +206,18 @@ impl Running {
                 }
                 Ok(())
             }
-            Message::SnapshotReceived { link, zxid, restored } => {
+            Message::SnapshotReceived {
+                link,
+                zxid,
+                restored,
+            } => {
                 self.received.insert(link, restored);
                 self.input(Input::SnapshotReceived { link, zxid })
             }
             Message::Connect(connection, request) => {
-                self.clients.writes.insert(connection.id, Waiting::default());
+                self.clients
+                    .writes
+                    .insert(connection.id, Waiting::default());
                 self.event(Event::Connect(connection.id, request))
             }
             Message::Writes(writes) => {
@@ -213,8 +234,13 @@ impl Running {
             }
             Message::Log(event) => self.log_event(event),
             Message::SnapshotWritten { save, result } => {
-                let disk = self.driver.disk.as_mut().context("a snapshot was written without a disk")?;
-                disk.snapshot_written(save, result).context("a snapshot that must be saved could not be")
+                let disk = self
+                    .driver
+                    .disk
+                    .as_mut()
+                    .context("a snapshot was written without a disk")?;
+                disk.snapshot_written(save, result)
+                    .context("a snapshot that must be saved could not be")
             }
             Message::Purge => {
                 if let Some(disk) = &self.driver.disk {
@@ -232,14 +258,19 @@ impl Running {
 
     fn is_stopped(&self) -> bool {
         let has_left = self.driver.member.peer().state() != PeerState::Leading;
-        self.stopping.is_some_and(|until| has_left || Instant::now() >= until)
+        self.stopping
+            .is_some_and(|until| has_left || Instant::now() >= until)
     }
 
     fn log_event(&mut self, event: LogEvent) -> anyhow::Result<()> {
         if matches!(event, LogEvent::Truncated(_)) {
             self.perform();
         }
-        let disk = self.driver.disk.as_mut().context("the log reports without a disk")?;
+        let disk = self
+            .driver
+            .disk
+            .as_mut()
+            .context("the log reports without a disk")?;
         match disk.log_event(event)? {
             Outcome::Flushed(zxid) => self.input(Input::Flushed(zxid)),
             Outcome::Truncated(zxid) => self.input(Input::Truncated(zxid)),
@@ -255,7 +286,9 @@ impl Running {
     fn event(&mut self, event: Event) -> anyhow::Result<()> {
         let clock = self.clock();
         let mut out = Output::default();
-        self.driver.member.step(clock, event, &self.driver.shared.replica.read(), &mut out);
+        self.driver
+            .member
+            .step(clock, event, &self.driver.shared.replica.read(), &mut out);
         for action in out.actions {
             match action {
                 Action::Work(work) => self.work.push(work),
@@ -281,7 +314,10 @@ impl Running {
             let session = connection.session.load(Ordering::Relaxed);
             if session != 0 && connection.touched.swap(false, Ordering::Relaxed) {
                 let timeout_ms = connection.timeout_ms.load(Ordering::Relaxed);
-                sessions.push(SessionTimeout { session: SessionId(session), timeout_ms });
+                sessions.push(SessionTimeout {
+                    session: SessionId(session),
+                    timeout_ms,
+                });
             }
         }
         self.event(Event::Touched(sessions))
@@ -344,7 +380,9 @@ impl Running {
 
     fn effect(&mut self, effect: Effect) -> anyhow::Result<()> {
         match effect {
-            Effect::Notify { to, notification } => self.elect(ElectionCommand::Send(to, notification)),
+            Effect::Notify { to, notification } => {
+                self.elect(ElectionCommand::Send(to, notification))
+            }
             Effect::Dial { leader, link } => self.dial(leader, link),
             Effect::CloseLink(link) => {
                 if let Some(link) = self.links.get(&link) {
@@ -360,8 +398,13 @@ impl Running {
                 }
             }
             Effect::InstallSnapshot { link, zxid } => {
-                let restored = self.received.remove(&link).context("a snapshot is installed that never came")?;
-                self.driver.shared.replace_replica(Replica::restored(*restored, zxid));
+                let restored = self
+                    .received
+                    .remove(&link)
+                    .context("a snapshot is installed that never came")?;
+                self.driver
+                    .shared
+                    .replace_replica(Replica::restored(*restored, zxid));
             }
             Effect::Append(proposal) => {
                 let size = proposal.data.len();
@@ -373,11 +416,17 @@ impl Running {
             }
             Effect::Truncate(zxid) => match &mut self.driver.disk {
                 Some(disk) => disk.truncate(zxid),
-                None => self.driver.report.send(Message::Peer(Input::Truncated(zxid))),
+                None => self
+                    .driver
+                    .report
+                    .send(Message::Peer(Input::Truncated(zxid))),
             },
             Effect::SaveSnapshot(zxid) => match &mut self.driver.disk {
                 Some(disk) => disk.save_snapshot(zxid),
-                None => self.driver.report.send(Message::Peer(Input::SnapshotSaved(zxid))),
+                None => self
+                    .driver
+                    .report
+                    .send(Message::Peer(Input::SnapshotSaved(zxid))),
             },
             Effect::SaveAcceptedEpoch(epoch) => {
                 if let Some(disk) = &mut self.driver.disk {
@@ -394,6 +443,7 @@ impl Running {
                 dynamic::save_next(&self.driver.shared.config.path, &config.to_string())?;
                 self.elect(ElectionCommand::Members((*config).clone()));
             }
+            Effect::ForgetNextConfig => dynamic::remove_next(&self.driver.shared.config.path)?,
             Effect::RoleChanged(role) => self.role_changed(&role),
             Effect::Halt(line) => return Err(anyhow!("a rule of the protocol is broken: {line}")),
             Effect::Commit(_)
@@ -403,7 +453,9 @@ impl Running {
             | Effect::LearnerTouched { .. }
             | Effect::Revalidated { .. }
             | Effect::SyncReply
-            | Effect::AskTouched { .. } => unreachable!("the member deals with what concerns clients"),
+            | Effect::AskTouched { .. } => {
+                unreachable!("the member deals with what concerns clients")
+            }
         }
         Ok(())
     }
@@ -416,11 +468,18 @@ impl Running {
     }
 
     fn send(&mut self, link: LinkId, packet: &Packet) {
-        let Some(target) = self.links.get(&link) else { return };
+        let Some(target) = self.links.get(&link) else {
+            return;
+        };
         if !target.push(packet) {
-            tracing::warn!(?link, "a learner is too far behind what is sent to it: disconnected");
+            tracing::warn!(
+                ?link,
+                "a learner is too far behind what is sent to it: disconnected"
+            );
             self.links.remove(&link);
-            self.driver.report.send(Message::Peer(Input::LinkDown(link)));
+            self.driver
+                .report
+                .send(Message::Peer(Input::LinkDown(link)));
             return;
         }
         if self.awake.last() != Some(&link) {
@@ -430,20 +489,42 @@ impl Running {
 
     fn dial(&self, leader: ServerId, link: LinkId) {
         let peer = self.driver.member.peer();
-        let member = peer.last_seen_config().member(leader).or_else(|| peer.config().member(leader));
+        let member = peer
+            .last_seen_config()
+            .member(leader)
+            .or_else(|| peer.config().member(leader));
         let addresses: Vec<_> = member
-            .map(|member| member.addresses.iter().map(|a| (a.host.clone(), a.quorum_port)).collect())
+            .map(|member| {
+                member
+                    .addresses
+                    .iter()
+                    .map(|a| (a.host.clone(), a.quorum_port))
+                    .collect()
+            })
             .unwrap_or_default();
         let (shared, report) = (self.driver.shared.clone(), self.driver.report.clone());
-        tokio::spawn(quorum::dial(link, addresses, self.driver.dial_timeout, shared, report));
+        tokio::spawn(quorum::dial(
+            link,
+            addresses,
+            self.driver.dial_timeout,
+            shared,
+            report,
+        ));
     }
 
     fn save_config(&mut self, config: &QuorumConfig) -> anyhow::Result<()> {
         let shared = &self.driver.shared;
         if let Some(quorum) = &shared.config.quorum {
-            let gives_client_port =
-                config.member(quorum.my_id).is_some_and(|member| member.client.is_some()) && quorum_has_client(shared);
-            dynamic::activate(&shared.config.path, &config.to_string(), config.version, gives_client_port)?;
+            let gives_client_port = config
+                .member(quorum.my_id)
+                .is_some_and(|member| member.client.is_some())
+                && quorum_has_client(shared);
+            dynamic::activate(
+                &shared.config.path,
+                &config.to_string(),
+                config.version,
+                gives_client_port,
+            )?;
         }
         let mut status = shared.status.lock();
         status.config = config.to_string();
@@ -455,7 +536,9 @@ impl Running {
     }
 
     fn role_changed(&mut self, role: &RoleInfo) {
-        let leader = role.leader.map_or("none".to_owned(), |leader| leader.to_string());
+        let leader = role
+            .leader
+            .map_or("none".to_owned(), |leader| leader.to_string());
         tracing::info!(state = ?role.state, epoch = %role.epoch, leader, why = role.why, "role");
         if role.state == PeerState::Looking {
             self.driver.shared.metrics.looking();
@@ -515,7 +598,9 @@ impl Clients for LocalClients {
             return true;
         }
         let connections = self.shared.connections.lock();
-        let ids = connections.get(&connection).map(|connection| connection.ids.lock().clone());
+        let ids = connections
+            .get(&connection)
+            .map(|connection| connection.ids.lock().clone());
         ids.is_some_and(|ids| acl::permits(acl, node_core::proto::data::perms::READ, &ids))
     }
 
@@ -523,25 +608,43 @@ impl Clients for LocalClients {
         let mut frame = BytesMut::new();
         write_event(zxid, event, path, &mut frame);
         for id in to {
-            self.with(*id, |connection| connection.push(0, |out| out.extend_from_slice(&frame)));
+            self.with(*id, |connection| {
+                connection.push(0, |out| out.extend_from_slice(&frame))
+            });
         }
     }
 
-    fn reply(&mut self, to: ConnectionId, xid: i32, zxid: Zxid, result: &Result<Response, ErrorCode>) {
-        if let Some(came) = self.writes.get_mut(&to).and_then(|waiting| waiting.0.pop_front()) {
+    fn reply(
+        &mut self,
+        to: ConnectionId,
+        xid: i32,
+        zxid: Zxid,
+        result: &Result<Response, ErrorCode>,
+    ) {
+        if let Some(came) = self
+            .writes
+            .get_mut(&to)
+            .and_then(|waiting| waiting.0.pop_front())
+        {
             self.shared.metrics.write_answered(came.elapsed());
         }
         let err = result.as_ref().err().map_or(0, |code| code.0);
         self.with(to, |connection| {
-            connection.push(1, |out| write_reply(ReplyHeader { xid, zxid, err }, result.as_ref().ok(), out));
+            connection.push(1, |out| {
+                write_reply(ReplyHeader { xid, zxid, err }, result.as_ref().ok(), out)
+            });
         });
     }
 
     fn connected(&mut self, to: ConnectionId, response: &ConnectResponse) {
         self.with(to, |connection| {
             connection.push(0, |out| write_frame(out, |out| response.encode(out)));
-            connection.timeout_ms.store(response.timeout_ms, Ordering::Relaxed);
-            connection.session.store(response.session.0, Ordering::Release);
+            connection
+                .timeout_ms
+                .store(response.timeout_ms, Ordering::Relaxed);
+            connection
+                .session
+                .store(response.session.0, Ordering::Release);
         });
     }
 

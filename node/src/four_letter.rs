@@ -12,8 +12,11 @@ use crate::shared::Shared;
 use crate::status::Status;
 
 /// What stands behind "Zookeeper version:". Clients parse the first three numbers.
-pub const VERSION: &str =
-    concat!("3.9.5-zookeeper-node-", env!("CARGO_PKG_VERSION"), ", built on 2026-11-24 00:00 UTC");
+pub const VERSION: &str = concat!(
+    "3.9.5-zookeeper-node-",
+    env!("CARGO_PKG_VERSION"),
+    ", built on 2026-11-24 00:00 UTC"
+);
 
 const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests\n";
 
@@ -68,7 +71,10 @@ pub fn answer(command: Command, shared: &Shared) -> String {
         Command::Srvr => format!("Zookeeper version: {VERSION}\n{}", summary(shared, &status)),
         Command::Stat => {
             let clients = connections(shared, false);
-            format!("Zookeeper version: {VERSION}\nClients:\n{clients}\n{}", summary(shared, &status))
+            format!(
+                "Zookeeper version: {VERSION}\nClients:\n{clients}\n{}",
+                summary(shared, &status)
+            )
         }
         Command::Wchs => {
             let counts = shared.watches.lock().counts();
@@ -102,7 +108,11 @@ fn summary(shared: &Shared, status: &Status) -> String {
         status.mode(),
     );
     if status.state == PeerState::Leading && !status.standalone {
-        let sizes = status.proposal_sizes.map_or("-1/-1/-1".into(), |(last, min, max)| format!("{last}/{min}/{max}"));
+        let sizes = status
+            .proposal_sizes
+            .map_or("-1/-1/-1".into(), |(last, min, max)| {
+                format!("{last}/{min}/{max}")
+            });
         text += &format!("Proposal sizes last/min/max: {sizes}\n");
     }
     text
@@ -118,9 +128,14 @@ fn connections(shared: &Shared, full: bool) -> String {
     let mut text = String::new();
     for connection in all_connections(shared) {
         let queued = connection.outbox.lock().in_flight;
-        let (received, sent) =
-            (connection.received.load(Ordering::Relaxed), connection.sent.load(Ordering::Relaxed));
-        text += &format!(" /{}[1](queued={queued},recved={received},sent={sent}", connection.peer);
+        let (received, sent) = (
+            connection.received.load(Ordering::Relaxed),
+            connection.sent.load(Ordering::Relaxed),
+        );
+        text += &format!(
+            " /{}[1](queued={queued},recved={received},sent={sent}",
+            connection.peer
+        );
         let session = connection.session.load(Ordering::Relaxed);
         if full && session != 0 {
             let timeout = connection.timeout_ms.load(Ordering::Relaxed);
@@ -136,20 +151,38 @@ fn conf(shared: &Shared, status: &Status) -> String {
     let sessions = &config.sessions;
     let absolute = |path: &std::path::Path| {
         let path = path.join("version-2");
-        std::path::absolute(&path).unwrap_or(path).display().to_string()
+        std::path::absolute(&path)
+            .unwrap_or(path)
+            .display()
+            .to_string()
     };
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key}={value}");
     };
-    line("clientPort", config.client.as_ref().map_or("-1".into(), |client| client.port.to_string()));
+    line(
+        "clientPort",
+        config
+            .client
+            .as_ref()
+            .map_or("-1".into(), |client| client.port.to_string()),
+    );
     line("secureClientPort", "-1".into());
     line("dataDir", absolute(&config.data_dir));
     line("dataLogDir", absolute(&config.data_log_dir));
     line("tickTime", sessions.tick_time_ms.to_string());
-    line("maxClientCnxns", sessions.max_client_connections.to_string());
-    line("minSessionTimeout", sessions.min_session_timeout_ms.to_string());
-    line("maxSessionTimeout", sessions.max_session_timeout_ms.to_string());
+    line(
+        "maxClientCnxns",
+        sessions.max_client_connections.to_string(),
+    );
+    line(
+        "minSessionTimeout",
+        sessions.min_session_timeout_ms.to_string(),
+    );
+    line(
+        "maxSessionTimeout",
+        sessions.max_session_timeout_ms.to_string(),
+    );
     line("clientPortListenBacklog", "-1".into());
     let Some(quorum) = &config.quorum else {
         line("serverId", "1".into());
@@ -161,12 +194,24 @@ fn conf(shared: &Shared, status: &Status) -> String {
     line("electionAlg", "3".into());
     if let Some(own) = quorum.membership.server(quorum.my_id) {
         let ports = |port: fn(&crate::config::PeerAddress) -> u16| {
-            own.addresses.iter().map(|address| port(address).to_string()).collect::<Vec<_>>().join("|")
+            own.addresses
+                .iter()
+                .map(|address| port(address).to_string())
+                .collect::<Vec<_>>()
+                .join("|")
         };
         line("electionPort", ports(|address| address.election_port));
         line("quorumPort", ports(|address| address.quorum_port));
     }
-    line("peerType", if status.state == PeerState::Observing { "1" } else { "0" }.into());
+    line(
+        "peerType",
+        if status.state == PeerState::Observing {
+            "1"
+        } else {
+            "0"
+        }
+        .into(),
+    );
     text + "membership: \n" + &status.config
 }
 
@@ -199,7 +244,10 @@ fn dump(shared: &Shared, status: &Status) -> String {
     }
     drop(replica);
     text += "Connections dump:\n";
-    let connections: Vec<ConnectionId> = all_connections(shared).iter().map(|connection| connection.id).collect();
+    let connections: Vec<ConnectionId> = all_connections(shared)
+        .iter()
+        .map(|connection| connection.id)
+        .collect();
     text + &format!("Connections Sets (1)/({}):\n", connections.len())
 }
 
@@ -256,9 +304,11 @@ fn mntr(shared: &Shared, status: &Status) -> String {
         line("synced_non_voting_followers", &status.synced_non_voting);
         line("synced_observers", &status.synced_observers);
         line("pending_syncs", &0);
-        let (last, min, max) = status.proposal_sizes.map_or((-1, -1, -1), |(last, min, max)| {
-            (last as i64, min as i64, max as i64)
-        });
+        let (last, min, max) = status
+            .proposal_sizes
+            .map_or((-1, -1, -1), |(last, min, max)| {
+                (last as i64, min as i64, max as i64)
+            });
         line("last_proposal_size", &last);
         line("min_proposal_size", &min);
         line("max_proposal_size", &max);

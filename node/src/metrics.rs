@@ -13,7 +13,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -33,7 +36,11 @@ pub struct Latency {
 impl Latency {
     fn add(&mut self, took: Duration) {
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.min = if self.count == 0 { ms } else { self.min.min(ms) };
+        self.min = if self.count == 0 {
+            ms
+        } else {
+            self.min.min(ms)
+        };
         self.max = self.max.max(ms);
         self.sum_us += u64::try_from(took.as_micros()).unwrap_or(0);
         self.count += 1;
@@ -42,7 +49,11 @@ impl Latency {
     /// The mean in milliseconds.
     #[must_use]
     pub fn average_ms(&self) -> f64 {
-        if self.count == 0 { 0.0 } else { self.sum_us as f64 / self.count as f64 / 1000.0 }
+        if self.count == 0 {
+            0.0
+        } else {
+            self.sum_us as f64 / self.count as f64 / 1000.0
+        }
     }
 }
 
@@ -95,10 +106,17 @@ impl Metrics {
         };
         let buckets = prometheus::exponential_buckets(0.0001, 2.0, 16)?;
         let write_latency = Histogram::with_opts(
-            HistogramOpts::new("zookeeper_node_write_seconds", "From a write's arrival to its answer").buckets(buckets),
+            HistogramOpts::new(
+                "zookeeper_node_write_seconds",
+                "From a write's arrival to its answer",
+            )
+            .buckets(buckets),
         )?;
         registry.register(Box::new(write_latency.clone()))?;
-        let role = IntGaugeVec::new(Opts::new("zookeeper_node_role", "1 for the role that the server has"), &["role"])?;
+        let role = IntGaugeVec::new(
+            Opts::new("zookeeper_node_role", "1 for the role that the server has"),
+            &["role"],
+        )?;
         registry.register(Box::new(role.clone()))?;
         let without_leader_s = prometheus::Gauge::new(
             "zookeeper_node_without_leader_seconds",
@@ -110,24 +128,48 @@ impl Metrics {
             per_address: Mutex::default(),
             latency: Mutex::default(),
             without_leader_since: Mutex::new(Some(Instant::now())),
-            reads: counter("zookeeper_node_reads_total", "Requests answered by this server alone")?,
-            writes: counter("zookeeper_node_writes_total", "Requests that went through the leader")?,
+            reads: counter(
+                "zookeeper_node_reads_total",
+                "Requests answered by this server alone",
+            )?,
+            writes: counter(
+                "zookeeper_node_writes_total",
+                "Requests that went through the leader",
+            )?,
             packets_received: counter("packets_received", "Frames received from clients")?,
             packets_sent: counter("packets_sent", "Frames sent to clients")?,
             bytes: counter("bytes_received_count", "Bytes received from clients")?,
-            rejected: counter("connection_rejected", "Connections refused because of a limit")?,
-            leader_changes: counter("zookeeper_node_leader_changes_total", "Times that another leader took over")?,
+            rejected: counter(
+                "connection_rejected",
+                "Connections refused because of a limit",
+            )?,
+            leader_changes: counter(
+                "zookeeper_node_leader_changes_total",
+                "Times that another leader took over",
+            )?,
             elections: counter("looking_count", "Times that the server looked for a leader")?,
             write_latency,
             connections: gauge("num_alive_connections", "Connections of clients")?,
             epoch: gauge("zookeeper_node_epoch", "The epoch of the server's history")?,
-            zxid: gauge("zookeeper_node_zxid", "The last transaction that was applied")?,
-            znodes: gauge("znode_count", "Nodes, the root counted twice as Apache does")?,
+            zxid: gauge(
+                "zookeeper_node_zxid",
+                "The last transaction that was applied",
+            )?,
+            znodes: gauge(
+                "znode_count",
+                "Nodes, the root counted twice as Apache does",
+            )?,
             watches: gauge("watch_count", "Watches of this server's clients")?,
             ephemerals: gauge("ephemerals_count", "Ephemeral nodes")?,
-            data_size: gauge("approximate_data_size", "Characters of paths and bytes of data")?,
+            data_size: gauge(
+                "approximate_data_size",
+                "Characters of paths and bytes of data",
+            )?,
             sessions: gauge("global_sessions", "Sessions of the ensemble")?,
-            outstanding: gauge("outstanding_requests", "Requests that wait for their commit")?,
+            outstanding: gauge(
+                "outstanding_requests",
+                "Requests that wait for their commit",
+            )?,
             synced_followers: gauge("synced_followers", "On the leader: followers in sync")?,
             synced_observers: gauge("synced_observers", "On the leader: observers in sync")?,
             without_leader_s,
@@ -140,7 +182,11 @@ impl Metrics {
     pub(crate) fn admit(&self, from: IpAddr, config: &Config) -> bool {
         let mut per_address = self.per_address.lock();
         let sessions = &config.sessions;
-        let all: u32 = if sessions.max_connections == 0 { 0 } else { per_address.values().sum() };
+        let all: u32 = if sessions.max_connections == 0 {
+            0
+        } else {
+            per_address.values().sum()
+        };
         let count = per_address.entry(from).or_default();
         let over = |limit: u32, count: u32| limit != 0 && count >= limit;
         if over(sessions.max_client_connections, *count) || over(sessions.max_connections, all) {
@@ -190,7 +236,9 @@ impl Metrics {
 
     pub(crate) fn looking(&self) {
         self.elections.inc();
-        self.without_leader_since.lock().get_or_insert_with(Instant::now);
+        self.without_leader_since
+            .lock()
+            .get_or_insert_with(Instant::now);
     }
 
     pub(crate) fn has_leader(&self, is_another: bool) {
@@ -241,9 +289,12 @@ impl Metrics {
         self.synced_followers.set(status.synced_followers as i64);
         self.synced_observers.set(status.synced_observers as i64);
         let since = *self.without_leader_since.lock();
-        self.without_leader_s.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+        self.without_leader_s
+            .set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
         for role in ROLES {
-            self.role.with_label_values(&[role]).set(i64::from(role == status.mode()));
+            self.role
+                .with_label_values(&[role])
+                .set(i64::from(role == status.mode()));
         }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -253,7 +304,9 @@ impl Metrics {
 
 /// Serves `/metrics`.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
-    let router = Router::new().route("/metrics", get(metrics)).with_state(shared);
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(shared);
     axum::serve(listener, router).await
 }
 

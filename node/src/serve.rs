@@ -49,14 +49,20 @@ pub async fn serve(zoo_cfg: &Path) -> anyhow::Result<()> {
     if config.quorum.is_some() && config.features.reconfig {
         dynamic::back_up(zoo_cfg)?;
     }
-    let keeps_disk =
-        config.quorum.as_ref().is_none_or(|quorum| quorum.role != Role::Observer || quorum.observer_sync_enabled);
+    let keeps_disk = config
+        .quorum
+        .as_ref()
+        .is_none_or(|quorum| quorum.role != Role::Observer || quorum.observer_sync_enabled);
     let tree_options = TreeOptions {
         digest: config.features.tree_digest,
         extended_types: config.features.extended_types,
         skip_acl: config.access.skip_acl,
     };
-    let mut start = Start { replica: Replica::new(tree_options), peer: nothing_recovered(), files: None };
+    let mut start = Start {
+        replica: Replica::new(tree_options),
+        peer: nothing_recovered(),
+        files: None,
+    };
     if keeps_disk {
         start = Start::read(&config, tree_options)?;
     }
@@ -104,16 +110,27 @@ fn ensemble(config: &Config) -> anyhow::Result<Ensemble> {
             secure_client: None,
         };
         let config = QuorumConfig::new(BTreeMap::from([(STANDALONE_ID, alone)]), Zxid::ZERO);
-        return Ok(Ensemble { my_id: STANDALONE_ID, config });
+        return Ok(Ensemble {
+            my_id: STANDALONE_ID,
+            config,
+        });
     };
     let config = QuorumConfig::parse(&quorum.membership.text())?;
-    Ok(Ensemble { my_id: quorum.my_id, config })
+    Ok(Ensemble {
+        my_id: quorum.my_id,
+        config,
+    })
 }
 
 /// A configuration that was proposed before the server stopped.
 fn proposed_config(config: &Config) -> anyhow::Result<Option<QuorumConfig>> {
-    let text = config.quorum.as_ref().and_then(|quorum| quorum.proposed.as_deref());
-    text.map(QuorumConfig::parse).transpose().context("the file of the proposed configuration (.dynamic.next)")
+    let text = config
+        .quorum
+        .as_ref()
+        .and_then(|quorum| quorum.proposed.as_deref());
+    text.map(QuorumConfig::parse)
+        .transpose()
+        .context("the file of the proposed configuration (.dynamic.next)")
 }
 
 fn nothing_recovered() -> Recovered {
@@ -146,7 +163,11 @@ impl Start {
             recent: recent.into(),
             last_seen_config: None,
         };
-        Ok(Self { replica, peer, files: Some((dirs, epochs)) })
+        Ok(Self {
+            replica,
+            peer,
+            files: Some((dirs, epochs)),
+        })
     }
 }
 
@@ -183,11 +204,18 @@ fn member(config: &Config, ensemble: &Ensemble, recovered: Recovered, applied: Z
         min_session_timeout_ms: timeout(sessions.min_session_timeout_ms),
         max_session_timeout_ms: timeout(sessions.max_session_timeout_ms),
         container_interval_ms: config.containers.check_interval_ms,
-        container_never_used_ms: i64::try_from(config.containers.max_never_used_ms).unwrap_or(i64::MAX),
+        container_never_used_ms: i64::try_from(config.containers.max_never_used_ms)
+            .unwrap_or(i64::MAX),
         reconfig_enabled: config.features.reconfig && quorum.is_some(),
-        min_voters: if quorum.is_some_and(|quorum| quorum.standalone_enabled) { 2 } else { 1 },
+        min_voters: if quorum.is_some_and(|quorum| quorum.standalone_enabled) {
+            2
+        } else {
+            1
+        },
     };
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
     let ids = SessionIds::new(ensemble.my_id, i64::try_from(now_ms).unwrap_or(0));
     Member::new(settings, Peer::new(peer, recovered, Time(0)), ids, applied)
 }
@@ -217,9 +245,18 @@ async fn run(
     watch_the_clock(&shared, &report);
     watch_signals(report.clone(), acceptors)?;
     let quorum = shared.config.quorum.as_ref();
-    let dial_timeout = Duration::from_millis(quorum.map_or(5000, |quorum| u64::from(quorum.connect_timeout_ms)));
-    let driver =
-        Driver { member, shared, disk, election, report, started, dial_timeout, stop_timeout: STOP_TIMEOUT };
+    let dial_timeout =
+        Duration::from_millis(quorum.map_or(5000, |quorum| u64::from(quorum.connect_timeout_ms)));
+    let driver = Driver {
+        member,
+        shared,
+        disk,
+        election,
+        report,
+        started,
+        dial_timeout,
+        stop_timeout: STOP_TIMEOUT,
+    };
     driver.run(messages).await
 }
 
@@ -235,10 +272,33 @@ async fn open_quorum_ports(
     let links = Arc::new(quorum::LinkNumbers::default());
     let mut elections = Vec::new();
     for address in &addresses {
-        let host = if quorum.listen_on_all_ips { "0.0.0.0" } else { address.host.as_str() };
-        let listener = bind(host, address.quorum_port, "quorum", quorum.election_port_bind_retry).await?;
-        acceptors.spawn(quorum::listen(listener, shared.clone(), report.clone(), links.clone()));
-        elections.push(bind(host, address.election_port, "election", quorum.election_port_bind_retry).await?);
+        let host = if quorum.listen_on_all_ips {
+            "0.0.0.0"
+        } else {
+            address.host.as_str()
+        };
+        let listener = bind(
+            host,
+            address.quorum_port,
+            "quorum",
+            quorum.election_port_bind_retry,
+        )
+        .await?;
+        acceptors.spawn(quorum::listen(
+            listener,
+            shared.clone(),
+            report.clone(),
+            links.clone(),
+        ));
+        elections.push(
+            bind(
+                host,
+                address.election_port,
+                "election",
+                quorum.election_port_bind_retry,
+            )
+            .await?,
+        );
     }
     let settings = ElectionSettings {
         my_id: ensemble.my_id,
@@ -248,7 +308,13 @@ async fn open_quorum_ports(
         ),
     };
     let (commands, received) = mpsc::unbounded_channel();
-    tokio::spawn(election::run(settings, elections, ensemble.config.clone(), received, report.clone()));
+    tokio::spawn(election::run(
+        settings,
+        elections,
+        ensemble.config.clone(),
+        received,
+        report.clone(),
+    ));
     Ok(commands)
 }
 
@@ -261,7 +327,12 @@ async fn open_client_ports(
         let listener = bind(host, *port, "client", 0).await?;
         tracing::info!(address = %listener.local_addr()?, "client port open");
         let numbers = Arc::new(client::Numbers::default());
-        acceptors.spawn(client::listen(listener, shared.clone(), report.clone(), numbers));
+        acceptors.spawn(client::listen(
+            listener,
+            shared.clone(),
+            report.clone(),
+            numbers,
+        ));
     }
     if let Some(HostPort { host, port }) = &shared.config.metrics {
         let listener = bind(host, *port, "metrics", 0).await?;
@@ -287,7 +358,8 @@ async fn bind(host: &str, port: u16, what: &str, retries: u32) -> anyhow::Result
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("the {what} port {host}:{port} cannot be opened"));
+                return Err(error)
+                    .with_context(|| format!("the {what} port {host}:{port} cannot be opened"));
             }
         }
     }
@@ -302,7 +374,9 @@ fn watch_the_clock(shared: &Arc<Shared>, report: &Report) {
             every.tick().await;
             let grace = u64::from(idle.config.sessions.tick_time_ms);
             for connection in idle.connections.lock().values() {
-                let timeout = connection.timeout_ms.load(std::sync::atomic::Ordering::Relaxed);
+                let timeout = connection
+                    .timeout_ms
+                    .load(std::sync::atomic::Ordering::Relaxed);
                 let allowed = u64::try_from(timeout).unwrap_or(0) + grace;
                 if timeout > 0 && connection.silent_ms() > allowed {
                     tracing::debug!(peer = %connection.peer, "nothing heard from a client for its time-out: closed");

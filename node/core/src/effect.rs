@@ -241,7 +241,10 @@ impl Effect {
     pub fn needs_settled_replica(&self) -> bool {
         matches!(
             self,
-            Self::SendSnapshot { .. } | Self::InstallSnapshot { .. } | Self::SaveSnapshot(_) | Self::Truncate(_)
+            Self::SendSnapshot { .. }
+                | Self::InstallSnapshot { .. }
+                | Self::SaveSnapshot(_)
+                | Self::Truncate(_)
         )
     }
 }

@@ -18,7 +18,9 @@ impl SessionIds {
         let time = ((since_boot_ms << 24) as u64 >> 8) as i64;
         let next = time | (server.0 << 56);
         // This value marks containers when it owns a node.
-        Self { next: if next == i64::MIN { next + 1 } else { next } }
+        Self {
+            next: if next == i64::MIN { next + 1 } else { next },
+        }
     }
 
     /// An id that was not given before.
@@ -81,8 +83,16 @@ pub struct SessionTracker {
 
 impl SessionTracker {
     /// Tracks `sessions`, each with its full time-out from `now` on.
-    pub fn new(now: Time, tick_ms: u64, sessions: impl IntoIterator<Item = (SessionId, i32)>) -> Self {
-        let mut tracker = Self { tick_ms, sessions: BTreeMap::new(), buckets: BTreeMap::new() };
+    pub fn new(
+        now: Time,
+        tick_ms: u64,
+        sessions: impl IntoIterator<Item = (SessionId, i32)>,
+    ) -> Self {
+        let mut tracker = Self {
+            tick_ms,
+            sessions: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+        };
         for (session, timeout_ms) in sessions {
             tracker.add(now, session, timeout_ms);
         }
@@ -92,7 +102,12 @@ impl SessionTracker {
     /// Begins to track a session.
     pub fn add(&mut self, now: Time, session: SessionId, timeout_ms: i32) {
         let expires = self.bucket(now, timeout_ms);
-        let tracked = Tracked { timeout_ms, expires, owner: None, closing: false };
+        let tracked = Tracked {
+            timeout_ms,
+            expires,
+            owner: None,
+            closing: false,
+        };
         if let Some(old) = self.sessions.insert(session, tracked) {
             self.leave_bucket(old.expires, session);
         }
@@ -102,7 +117,13 @@ impl SessionTracker {
     /// Extends a session's life. False if it is not known, or closing.
     pub fn touch(&mut self, now: Time, session: SessionId, timeout_ms: i32) -> bool {
         let expires = self.bucket(now, timeout_ms);
-        let Some(tracked) = self.sessions.get_mut(&session).filter(|tracked| !tracked.closing) else { return false };
+        let Some(tracked) = self
+            .sessions
+            .get_mut(&session)
+            .filter(|tracked| !tracked.closing)
+        else {
+            return false;
+        };
         let old = tracked.expires;
         if expires > old {
             tracked.expires = expires;
@@ -117,14 +138,24 @@ impl SessionTracker {
     pub fn check(&mut self, session: SessionId, owner: Owner) -> SessionCheck {
         match self.sessions.get_mut(&session) {
             Some(tracked) if !tracked.closing => {
-                if *tracked.owner.get_or_insert(owner) == owner { SessionCheck::Alive } else { SessionCheck::Moved }
+                if *tracked.owner.get_or_insert(owner) == owner {
+                    SessionCheck::Alive
+                } else {
+                    SessionCheck::Moved
+                }
             }
             _ => SessionCheck::Expired,
         }
     }
 
     /// The client has come to `owner`. False if the session is not known, or closing.
-    pub fn revalidate(&mut self, now: Time, session: SessionId, timeout_ms: i32, owner: Owner) -> bool {
+    pub fn revalidate(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        timeout_ms: i32,
+        owner: Owner,
+    ) -> bool {
         if !self.touch(now, session, timeout_ms) {
             return false;
         }
@@ -151,9 +182,17 @@ impl SessionTracker {
     /// The sessions whose time is up. They are marked as closing, and are reported once.
     pub fn expire(&mut self, now: Time) -> Vec<SessionId> {
         let mut expired = Vec::new();
-        while let Some(bucket) = self.buckets.first_entry().filter(|bucket| *bucket.key() <= now) {
+        while let Some(bucket) = self
+            .buckets
+            .first_entry()
+            .filter(|bucket| *bucket.key() <= now)
+        {
             for session in bucket.remove() {
-                if let Some(tracked) = self.sessions.get_mut(&session).filter(|tracked| !tracked.closing) {
+                if let Some(tracked) = self
+                    .sessions
+                    .get_mut(&session)
+                    .filter(|tracked| !tracked.closing)
+                {
                     tracked.closing = true;
                     expired.push(session);
                 }
@@ -182,7 +221,9 @@ impl SessionTracker {
 
     /// The sessions by the time at which they expire.
     pub fn buckets(&self) -> impl Iterator<Item = (Time, &BTreeSet<SessionId>)> {
-        self.buckets.iter().map(|(time, sessions)| (*time, sessions))
+        self.buckets
+            .iter()
+            .map(|(time, sessions)| (*time, sessions))
     }
 
     fn bucket(&self, now: Time, timeout_ms: i32) -> Time {
@@ -208,10 +249,20 @@ mod tests {
 
     #[test]
     fn passwords_are_those_of_every_other_server() {
-        let hex = |id: i64| password(SessionId(id)).map(|byte| format!("{byte:02x}")).concat();
+        let hex = |id: i64| {
+            password(SessionId(id))
+                .map(|byte| format!("{byte:02x}"))
+                .concat()
+        };
         assert_eq!(hex(1), "054cc74a37327db215e702e20c73f005");
-        assert_eq!(hex(0x0100_0000_0000_0001), "054cc74a37327db215e702e20c73f005");
-        assert_eq!(hex(0x1000_a5b3_c4d0_000), "a926b028827d1d942f082aa79bfe35d3");
+        assert_eq!(
+            hex(0x0100_0000_0000_0001),
+            "054cc74a37327db215e702e20c73f005"
+        );
+        assert_eq!(
+            hex(0x0100_0a5b_3c4d_0000),
+            "a926b028827d1d942f082aa79bfe35d3"
+        );
     }
 
     #[test]
@@ -229,10 +280,16 @@ mod tests {
     #[test]
     fn only_the_owner_writes_until_the_client_moves() {
         let mut tracker = SessionTracker::new(Time(0), 100, [(S, 250)]);
-        assert_eq!(tracker.check(S, Owner::Learner(LinkId::accepted(1))), SessionCheck::Alive);
+        assert_eq!(
+            tracker.check(S, Owner::Learner(LinkId::accepted(1))),
+            SessionCheck::Alive
+        );
         assert_eq!(tracker.check(S, Owner::Local), SessionCheck::Moved);
         assert!(tracker.revalidate(Time(5), S, 250, Owner::Local));
-        assert_eq!(tracker.check(S, Owner::Learner(LinkId::accepted(1))), SessionCheck::Moved);
+        assert_eq!(
+            tracker.check(S, Owner::Learner(LinkId::accepted(1))),
+            SessionCheck::Moved
+        );
         tracker.set_closing(S);
         assert_eq!(tracker.check(S, Owner::Local), SessionCheck::Expired);
     }

@@ -13,7 +13,8 @@ use node_core::acl;
 use node_core::jute::Reader;
 use node_core::member::ClientWrite;
 use node_core::proto::client::{
-    ConnectRequest, OpCode, PING_XID, ReplyHeader, Request, RequestHeader, Response, write_event, write_reply,
+    ConnectRequest, OpCode, PING_XID, ReplyHeader, Request, RequestHeader, Response, write_event,
+    write_reply,
 };
 use node_core::proto::code::ErrorCode;
 use node_core::proto::data::Id;
@@ -33,9 +34,16 @@ use crate::shared::Shared;
 const BATCH: usize = 128;
 
 /// Accepts clients.
-pub async fn listen(listener: TcpListener, shared: Arc<Shared>, report: Report, numbers: Arc<Numbers>) {
+pub async fn listen(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    report: Report,
+    numbers: Arc<Numbers>,
+) {
     loop {
-        let Some((stream, peer)) = super::accept(&listener).await else { continue };
+        let Some((stream, peer)) = super::accept(&listener).await else {
+            continue;
+        };
         if !shared.metrics.admit(peer.ip(), &shared.config) {
             tracing::warn!(%peer, "too many connections: closed");
             shared.metrics.connection_rejected();
@@ -45,7 +53,14 @@ pub async fn listen(listener: TcpListener, shared: Arc<Shared>, report: Report, 
         let (shared, report) = (shared.clone(), report.clone());
         tokio::spawn(async move {
             let id = connection.id;
-            let mut task = Task { connection, shared, report, stream, input: BytesMut::new(), state: State::New };
+            let mut task = Task {
+                connection,
+                shared,
+                report,
+                stream,
+                input: BytesMut::new(),
+                state: State::New,
+            };
             task.run().await;
             task.shared.metrics.release(peer.ip());
             task.shared.connections.lock().remove(&id);
@@ -103,7 +118,11 @@ impl Task {
         let handshake = tokio::time::sleep(Duration::from_millis(limits::SESSIONLESS_MS));
         tokio::pin!(handshake);
         loop {
-            let pause = if self.state == State::Ended { Pause::Outbox } else { self.process() };
+            let pause = if self.state == State::Ended {
+                Pause::Outbox
+            } else {
+                self.process()
+            };
             if unsent.is_empty() {
                 unsent = self.connection.outbox.lock().bytes.split().freeze();
             }
@@ -162,7 +181,9 @@ impl Task {
     fn process(&mut self) -> Pause {
         match self.state {
             State::New => self.handshake(),
-            State::Connecting if self.connection.session.load(Ordering::Acquire) == 0 => Pause::Outbox,
+            State::Connecting if self.connection.session.load(Ordering::Acquire) == 0 => {
+                Pause::Outbox
+            }
             State::Connecting => {
                 self.state = State::Open;
                 self.requests()
@@ -179,10 +200,13 @@ impl Task {
     }
 
     fn handshake(&mut self) -> Pause {
-        let Some(word) = self.input.first_chunk::<4>().copied() else { return Pause::Input };
+        let Some(word) = self.input.first_chunk::<4>().copied() else {
+            return Pause::Input;
+        };
         if let Some(command) = four_letter::Command::parse(word) {
             let text = four_letter::answer(command, &self.shared);
-            self.connection.push(0, |out| out.extend_from_slice(text.as_bytes()));
+            self.connection
+                .push(0, |out| out.extend_from_slice(text.as_bytes()));
             return self.end();
         }
         let len = u32::from_be_bytes(word) as usize;
@@ -197,8 +221,12 @@ impl Task {
         match ConnectRequest::decode(frame) {
             Ok(request) => {
                 self.connection.received.fetch_add(1, Ordering::Relaxed);
-                self.shared.connections.lock().insert(self.connection.id, self.connection.clone());
-                self.report.send(Message::Connect(self.connection.clone(), request));
+                self.shared
+                    .connections
+                    .lock()
+                    .insert(self.connection.id, self.connection.clone());
+                self.report
+                    .send(Message::Connect(self.connection.clone(), request));
                 self.state = State::Connecting;
                 Pause::Outbox
             }
@@ -211,7 +239,14 @@ impl Task {
 
     /// Takes the next whole frame. `Err` if its length cannot be.
     fn frame(&mut self) -> Result<Option<Bytes>, ()> {
-        let Some(len) = self.input.first_chunk::<4>().copied().map(u32::from_be_bytes) else { return Ok(None) };
+        let Some(len) = self
+            .input
+            .first_chunk::<4>()
+            .copied()
+            .map(u32::from_be_bytes)
+        else {
+            return Ok(None);
+        };
         let len = len as usize;
         if len > self.shared.config.sessions.frame_max_bytes {
             return Err(());
@@ -253,14 +288,23 @@ impl Task {
             if outbox.bytes.len() >= limits::OUTBOX_PAUSE_BYTES {
                 return Ok(Some(Pause::Outbox));
             }
-            let Some(op) = self.next_op()? else { return Ok(Some(Pause::Input)) };
+            let Some(op) = self.next_op()? else {
+                return Ok(Some(Pause::Input));
+            };
             if !op.is_some_and(OpCode::is_write) && outbox.in_flight > 0 {
                 return Ok(Some(Pause::Outbox));
             }
-            let Some(frame) = self.frame()? else { return Ok(Some(Pause::Input)) };
+            let Some(frame) = self.frame()? else {
+                return Ok(Some(Pause::Input));
+            };
             connection.received.fetch_add(1, Ordering::Relaxed);
             shared.metrics.received(1);
-            let mut request = OneRequest { task: self, shared: &shared, outbox: &mut outbox, ids: &ids };
+            let mut request = OneRequest {
+                task: self,
+                shared: &shared,
+                outbox: &mut outbox,
+                ids: &ids,
+            };
             match op {
                 Some(op) if op.is_write() && op.is_client_request() => {
                     request.write(op, frame, writes)?;
@@ -279,7 +323,9 @@ impl Task {
 
     /// The operation of the next whole frame, which stays where it is. `Some(None)` for a number that is none.
     fn next_op(&self) -> Result<Option<Option<OpCode>>, ()> {
-        let Some(head) = self.input.first_chunk::<12>() else { return self.short() };
+        let Some(head) = self.input.first_chunk::<12>() else {
+            return self.short();
+        };
         let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
         if len > self.shared.config.sessions.frame_max_bytes || len < 8 {
             return Err(());
@@ -287,12 +333,23 @@ impl Task {
         if self.input.len() < 4 + len {
             return Ok(None);
         }
-        Ok(Some(OpCode::from_number(i32::from_be_bytes([head[8], head[9], head[10], head[11]]))))
+        Ok(Some(OpCode::from_number(i32::from_be_bytes([
+            head[8], head[9], head[10], head[11],
+        ]))))
     }
 
     fn short(&self) -> Result<Option<Option<OpCode>>, ()> {
-        match self.input.first_chunk::<4>().copied().map(u32::from_be_bytes) {
-            Some(len) if !(8..=self.shared.config.sessions.frame_max_bytes).contains(&(len as usize)) => Err(()),
+        match self
+            .input
+            .first_chunk::<4>()
+            .copied()
+            .map(u32::from_be_bytes)
+        {
+            Some(len)
+                if !(8..=self.shared.config.sessions.frame_max_bytes).contains(&(len as usize)) =>
+            {
+                Err(())
+            }
             _ => Ok(None),
         }
     }
@@ -335,7 +392,12 @@ impl OneRequest<'_> {
         self.shared.metrics.sent(1);
     }
 
-    fn read(&mut self, op: OpCode, frame: Bytes, replica: &node_core::replica::Replica) -> Result<(), ()> {
+    fn read(
+        &mut self,
+        op: OpCode,
+        frame: Bytes,
+        replica: &node_core::replica::Replica,
+    ) -> Result<(), ()> {
         self.shared.metrics.reads(1);
         if read::read_plainly(replica, self.ids, &frame, &mut self.outbox.bytes) {
             self.count_sent();
@@ -345,32 +407,77 @@ impl OneRequest<'_> {
         let header: RequestHeader = input.read().map_err(drop)?;
         let zxid = replica.last_zxid();
         if op == OpCode::Ping {
-            self.reply(ReplyHeader { xid: PING_XID, zxid, err: 0 }, None);
+            self.reply(
+                ReplyHeader {
+                    xid: PING_XID,
+                    zxid,
+                    err: 0,
+                },
+                None,
+            );
             return Ok(());
         }
         let Ok(request) = Request::read(op, &mut input) else {
-            self.reply(ReplyHeader { xid: header.xid, zxid, err: ErrorCode::MARSHALLING_ERROR.0 }, None);
+            self.reply(
+                ReplyHeader {
+                    xid: header.xid,
+                    zxid,
+                    err: ErrorCode::MARSHALLING_ERROR.0,
+                },
+                None,
+            );
             return Ok(());
         };
         if let Request::Sasl { .. } = request {
             // No SASL is configured here: as Apache does, say yes with no token.
-            self.reply(ReplyHeader { xid: header.xid, zxid: Zxid(0), err: 0 }, Some(&Response::Token(None)));
+            self.reply(
+                ReplyHeader {
+                    xid: header.xid,
+                    zxid: Zxid(0),
+                    err: 0,
+                },
+                Some(&Response::Token(None)),
+            );
             return Ok(());
         }
-        let caller = Caller { connection: self.task.connection.id, session: self.session(), ids: self.ids };
+        let caller = Caller {
+            connection: self.task.connection.id,
+            session: self.session(),
+            ids: self.ids,
+        };
         let mut missed = Vec::new();
         let result = if read::needs_watches(&request) {
             let mut watches = self.shared.watches.lock();
             read::read(replica, &mut watches, &caller, &request, &mut missed)
         } else {
-            read::read(replica, &mut WatchTable::new(), &caller, &request, &mut missed)
+            read::read(
+                replica,
+                &mut WatchTable::new(),
+                &caller,
+                &request,
+                &mut missed,
+            )
         };
         for (event, path) in missed {
             write_event(Zxid(-1), event, &path, &mut self.outbox.bytes);
         }
         match result {
-            Ok(response) => self.reply(ReplyHeader { xid: header.xid, zxid, err: 0 }, Some(&response)),
-            Err(code) => self.reply(ReplyHeader { xid: header.xid, zxid, err: code.0 }, None),
+            Ok(response) => self.reply(
+                ReplyHeader {
+                    xid: header.xid,
+                    zxid,
+                    err: 0,
+                },
+                Some(&response),
+            ),
+            Err(code) => self.reply(
+                ReplyHeader {
+                    xid: header.xid,
+                    zxid,
+                    err: code.0,
+                },
+                None,
+            ),
         }
         Ok(())
     }
@@ -385,7 +492,14 @@ impl OneRequest<'_> {
             _ => Err(ErrorCode::AUTH_FAILED),
         };
         let err = proved.as_ref().err().map_or(0, |code| code.0);
-        self.reply(ReplyHeader { xid: header.xid, zxid: Zxid(0), err }, None);
+        self.reply(
+            ReplyHeader {
+                xid: header.xid,
+                zxid: Zxid(0),
+                err,
+            },
+            None,
+        );
         let mut ids = self.task.connection.ids.lock();
         for id in proved.map_err(drop)? {
             if !ids.contains(&id) {
@@ -398,7 +512,11 @@ impl OneRequest<'_> {
     /// Answers an operation that there is not; then the connection closes.
     fn unimplemented(&mut self, frame: Bytes) {
         if let Ok(header) = Reader::new(frame).read::<RequestHeader>() {
-            let header = ReplyHeader { xid: header.xid, zxid: Zxid(-1), err: ErrorCode::UNIMPLEMENTED.0 };
+            let header = ReplyHeader {
+                xid: header.xid,
+                zxid: Zxid(-1),
+                err: ErrorCode::UNIMPLEMENTED.0,
+            };
             self.reply(header, None);
         }
     }

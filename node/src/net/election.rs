@@ -101,10 +101,22 @@ pub async fn run(
     let (events, mut happened) = mpsc::unbounded_channel();
     let acceptors: Vec<_> = listeners
         .into_iter()
-        .map(|listener| tokio::spawn(accept(listener, settings.introduction_timeout, events.clone())))
+        .map(|listener| {
+            tokio::spawn(accept(
+                listener,
+                settings.introduction_timeout,
+                events.clone(),
+            ))
+        })
         .collect();
-    let mut manager =
-        Manager { settings, own_addresses: vec![], peers: BTreeMap::new(), report, events, connections: 0 };
+    let mut manager = Manager {
+        settings,
+        own_addresses: vec![],
+        peers: BTreeMap::new(),
+        report,
+        events,
+        connections: 0,
+    };
     manager.set_members(&config);
     loop {
         tokio::select! {
@@ -129,7 +141,11 @@ pub async fn run(
 impl Manager {
     fn set_members(&mut self, config: &QuorumConfig) {
         for (id, member) in config.members() {
-            let addresses = member.addresses.iter().map(|a| (a.host.clone(), a.election_port)).collect();
+            let addresses = member
+                .addresses
+                .iter()
+                .map(|a| (a.host.clone(), a.election_port))
+                .collect();
             if id == self.settings.my_id {
                 self.own_addresses = addresses;
             } else {
@@ -153,14 +169,23 @@ impl Manager {
     }
 
     fn dial_if_needed(&mut self, to: ServerId) {
-        let Some(peer) = self.peers.get_mut(&to) else { return };
+        let Some(peer) = self.peers.get_mut(&to) else {
+            return;
+        };
         if peer.connection.is_some() || peer.dialling || peer.addresses.is_empty() {
             return;
         }
         peer.dialling = true;
-        let introduction =
-            Introduction { id: Some(self.settings.my_id), addresses: self.own_addresses.clone() }.encode();
-        let dial = dial(peer.addresses.clone(), introduction, self.settings.connect_timeout);
+        let introduction = Introduction {
+            id: Some(self.settings.my_id),
+            addresses: self.own_addresses.clone(),
+        }
+        .encode();
+        let dial = dial(
+            peer.addresses.clone(),
+            introduction,
+            self.settings.connect_timeout,
+        );
         let events = self.events.clone();
         tokio::spawn(async move {
             // The owner is gone only when the server stops.
@@ -169,7 +194,9 @@ impl Manager {
     }
 
     fn dialled(&mut self, to: ServerId, result: std::io::Result<TcpStream>) {
-        let Some(peer) = self.peers.get_mut(&to) else { return };
+        let Some(peer) = self.peers.get_mut(&to) else {
+            return;
+        };
         peer.dialling = false;
         match result {
             // The smaller id hangs up: it has said who it is, and the other one calls back.
@@ -183,7 +210,9 @@ impl Manager {
     }
 
     fn introduced(&mut self, stream: TcpStream, rest: BytesMut, introduction: Introduction) {
-        let Some(from) = introduction.id.filter(|id| *id != self.settings.my_id) else { return };
+        let Some(from) = introduction.id.filter(|id| *id != self.settings.my_id) else {
+            return;
+        };
         if from > self.settings.my_id {
             self.keep(from, stream, rest);
             return;
@@ -206,19 +235,42 @@ impl Manager {
         let number = self.connections;
         let slot = Arc::new(Slot::default());
         let (read, write) = stream.into_split();
-        let reader = tokio::spawn(receive(read, rest, from, number, self.report.clone(), self.events.clone()));
-        let writer = tokio::spawn(transmit(write, slot.clone(), from, number, self.events.clone()));
+        let reader = tokio::spawn(receive(
+            read,
+            rest,
+            from,
+            number,
+            self.report.clone(),
+            self.events.clone(),
+        ));
+        let writer = tokio::spawn(transmit(
+            write,
+            slot.clone(),
+            from,
+            number,
+            self.events.clone(),
+        ));
         let peer = self.peers.entry(from).or_default();
         if let Some(last) = &peer.last {
             slot.put(last.clone());
         }
-        peer.connection = Some(Connection { number, slot, tasks: [reader, writer] });
+        peer.connection = Some(Connection {
+            number,
+            slot,
+            tasks: [reader, writer],
+        });
         self.report.election_link(from, true);
     }
 
     fn lost(&mut self, from: ServerId, number: u64) {
-        let Some(peer) = self.peers.get_mut(&from) else { return };
-        if peer.connection.as_ref().is_some_and(|connection| connection.number == number) {
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return;
+        };
+        if peer
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.number == number)
+        {
             peer.connection = None;
             self.report.election_link(from, false);
         }
@@ -232,7 +284,11 @@ impl Slot {
     }
 }
 
-async fn dial(addresses: Addresses, introduction: Bytes, timeout: Duration) -> std::io::Result<TcpStream> {
+async fn dial(
+    addresses: Addresses,
+    introduction: Bytes,
+    timeout: Duration,
+) -> std::io::Result<TcpStream> {
     let connect = async {
         let mut failure = std::io::ErrorKind::NotFound.into();
         for (host, port) in addresses {
@@ -247,13 +303,19 @@ async fn dial(addresses: Addresses, introduction: Bytes, timeout: Duration) -> s
         }
         Err(failure)
     };
-    tokio::time::timeout(timeout, connect).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(timeout, connect)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
 async fn accept(listener: TcpListener, timeout: Duration, events: mpsc::UnboundedSender<Event>) {
-    let waiting = Arc::new(tokio::sync::Semaphore::new(crate::limits::ELECTION_HANDSHAKES));
+    let waiting = Arc::new(tokio::sync::Semaphore::new(
+        crate::limits::ELECTION_HANDSHAKES,
+    ));
     loop {
-        let Some((stream, from)) = super::accept(&listener).await else { continue };
+        let Some((stream, from)) = super::accept(&listener).await else {
+            continue;
+        };
         let Ok(permit) = waiting.clone().try_acquire_owned() else {
             tracing::warn!(%from, "too many callers of the election port have not said who they are: closed");
             continue;
@@ -266,14 +328,19 @@ async fn accept(listener: TcpListener, timeout: Duration, events: mpsc::Unbounde
                     let _ = events.send(Event::Introduced(stream, rest, introduction));
                 }
                 Ok(None) => {}
-                Err(_) => tracing::debug!(%from, "a caller of the election port did not say who it is"),
+                Err(_) => {
+                    tracing::debug!(%from, "a caller of the election port did not say who it is")
+                }
             }
             drop(permit);
         });
     }
 }
 
-async fn introduction(mut stream: TcpStream, from: SocketAddr) -> Option<(TcpStream, BytesMut, Introduction)> {
+async fn introduction(
+    mut stream: TcpStream,
+    from: SocketAddr,
+) -> Option<(TcpStream, BytesMut, Introduction)> {
     let mut input = BytesMut::with_capacity(256);
     loop {
         match Introduction::decode(&mut input) {
@@ -303,7 +370,9 @@ async fn receive(
             Ok(Some(message)) => {
                 match Notification::decode(message) {
                     Ok(notification) => report.notification(from, notification),
-                    Err(error) => tracing::warn!(peer = %from, %error, "a notification cannot be read: dropped"),
+                    Err(error) => {
+                        tracing::warn!(peer = %from, %error, "a notification cannot be read: dropped")
+                    }
                 }
                 continue;
             }

@@ -56,7 +56,10 @@ impl Connection {
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(id: ConnectionId, peer: SocketAddr) -> Self {
-        let ip = Id { scheme: "ip".into(), id: ip_text(peer) };
+        let ip = Id {
+            scheme: "ip".into(),
+            id: ip_text(peer),
+        };
         Self {
             id,
             peer,

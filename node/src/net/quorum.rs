@@ -49,7 +49,9 @@ pub struct Link {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("bytes", &self.queue.lock().bytes).finish()
+        f.debug_struct("Link")
+            .field("bytes", &self.queue.lock().bytes)
+            .finish()
     }
 }
 
@@ -61,7 +63,9 @@ impl Link {
         if !matches!(queue.segments.back(), Some(Segment::Bytes(_))) {
             queue.segments.push_back(Segment::Bytes(BytesMut::new()));
         }
-        let Some(Segment::Bytes(bytes)) = queue.segments.back_mut() else { return false };
+        let Some(Segment::Bytes(bytes)) = queue.segments.back_mut() else {
+            return false;
+        };
         let before = bytes.len();
         packet.encode(bytes);
         let added = bytes.len() - before;
@@ -92,9 +96,16 @@ impl Link {
 }
 
 /// Accepts learners.
-pub async fn listen(listener: TcpListener, shared: Arc<Shared>, report: Report, numbers: Arc<LinkNumbers>) {
+pub async fn listen(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    report: Report,
+    numbers: Arc<LinkNumbers>,
+) {
     loop {
-        let Some((stream, from)) = super::accept(&listener).await else { continue };
+        let Some((stream, from)) = super::accept(&listener).await else {
+            continue;
+        };
         let id = LinkId::accepted(numbers.next());
         tracing::debug!(%from, ?id, "a learner connects");
         start(id, stream, shared.clone(), report.clone());
@@ -122,7 +133,9 @@ pub async fn dial(
     for (host, port) in addresses {
         match tokio::time::timeout(timeout, TcpStream::connect((host.as_str(), port))).await {
             Ok(Ok(stream)) => return start(id, stream, shared, report),
-            Ok(Err(error)) => tracing::info!(%host, port, %error, "the leader's quorum port cannot be reached yet"),
+            Ok(Err(error)) => {
+                tracing::info!(%host, port, %error, "the leader's quorum port cannot be reached yet")
+            }
             Err(_) => tracing::info!(%host, port, "the leader's quorum port does not answer"),
         }
     }
@@ -160,17 +173,32 @@ async fn fill(stream: &mut OwnedReadHalf, input: &mut BytesMut) -> io::Result<()
     }
 }
 
-async fn receive(id: LinkId, mut stream: OwnedReadHalf, options: TreeOptions, report: &Report) -> io::Result<()> {
+async fn receive(
+    id: LinkId,
+    mut stream: OwnedReadHalf,
+    options: TreeOptions,
+    report: &Report,
+) -> io::Result<()> {
     let mut input = BytesMut::new();
     let mut packets = Vec::new();
     loop {
-        while let Some(packet) = decode_packet(&mut input, limits::QUORUM_PACKET_BYTES).map_err(invalid)? {
-            let snapshot = if let Packet::Snap(zxid) = packet { Some(zxid) } else { None };
+        while let Some(packet) =
+            decode_packet(&mut input, limits::QUORUM_PACKET_BYTES).map_err(invalid)?
+        {
+            let snapshot = if let Packet::Snap(zxid) = packet {
+                Some(zxid)
+            } else {
+                None
+            };
             packets.push(packet);
             if let Some(zxid) = snapshot {
                 report.send(Message::Packets(id, std::mem::take(&mut packets)));
                 let restored = receive_snapshot(&mut stream, &mut input, options).await?;
-                report.send(Message::SnapshotReceived { link: id, zxid, restored: Box::new(restored) });
+                report.send(Message::SnapshotReceived {
+                    link: id,
+                    zxid,
+                    restored: Box::new(restored),
+                });
             }
         }
         if !packets.is_empty() {
@@ -234,7 +262,9 @@ async fn send_all(stream: &mut OwnedWriteHalf, link: &Link) -> io::Result<()> {
 async fn send_snapshot(stream: &mut OwnedWriteHalf, snapshot: ActiveSnapshot) -> io::Result<()> {
     let mut piece = Vec::new();
     loop {
-        let done = snapshot.chunk(&mut piece).ok_or_else(|| invalid("the tree was replaced while it was sent"))?;
+        let done = snapshot
+            .chunk(&mut piece)
+            .ok_or_else(|| invalid("the tree was replaced while it was sent"))?;
         stream.write_all(&piece).await?;
         piece.clear();
         if done {

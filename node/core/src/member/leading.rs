@@ -27,7 +27,11 @@ pub(super) struct Leading {
 
 impl Leading {
     pub(super) fn next_deadline(&self) -> Time {
-        self.sessions.next_expiry().map_or(self.containers_due, |expiry| expiry.min(self.containers_due))
+        self.sessions
+            .next_expiry()
+            .map_or(self.containers_due, |expiry| {
+                expiry.min(self.containers_due)
+            })
     }
 
     pub(super) fn committed(&mut self, header: &TxnHeader, inputs: &mut VecDeque<Input>) {
@@ -39,14 +43,20 @@ impl Leading {
 
     fn answer_syncs(&mut self, committed: Zxid, inputs: &mut VecDeque<Input>) {
         while let Some((_, link)) = self.syncs.pop_front_if(|(zxid, _)| *zxid <= committed) {
-            inputs.push_back(Input::Answer { link, answer: Answer::Sync });
+            inputs.push_back(Input::Answer {
+                link,
+                answer: Answer::Sync,
+            });
         }
     }
 }
 
 impl Member {
     pub(super) fn start_leading(&mut self, clock: Clock, replica: &Replica, out: &mut Output) {
-        let sessions = replica.sessions().iter().map(|(session, timeout_ms)| (*session, *timeout_ms));
+        let sessions = replica
+            .sessions()
+            .iter()
+            .map(|(session, timeout_ms)| (*session, *timeout_ms));
         let leading = Leading {
             sessions: SessionTracker::new(clock.now, self.settings.tick_ms, sessions),
             prep: Prep::new(self.settings.prep),
@@ -56,7 +66,9 @@ impl Member {
         self.service = Service::Leader(Box::new(leading));
         // Nodes of sessions that no longer exist, should a server of another make have left some.
         let owners = replica.tree().ephemeral_owners();
-        let dead: Vec<SessionId> = owners.filter(|owner| !replica.sessions().contains_key(owner)).collect();
+        let dead: Vec<SessionId> = owners
+            .filter(|owner| !replica.sessions().contains_key(owner))
+            .collect();
         for session in dead {
             self.close_session(clock, session, replica, out);
         }
@@ -64,11 +76,15 @@ impl Member {
 
     /// Ends sessions whose time is up, and deletes containers that have served.
     pub(super) fn leader_tick(&mut self, clock: Clock, replica: &Replica, out: &mut Output) {
-        let Service::Leader(leading) = &mut self.service else { return };
+        let Service::Leader(leading) = &mut self.service else {
+            return;
+        };
         for session in leading.sessions.expire(clock.now) {
             self.close_session(clock, session, replica, out);
         }
-        let Service::Leader(leading) = &mut self.service else { return };
+        let Service::Leader(leading) = &mut self.service else {
+            return;
+        };
         if clock.now < leading.containers_due {
             return;
         }
@@ -83,16 +99,33 @@ impl Member {
         }
     }
 
-    fn close_session(&mut self, clock: Clock, session: SessionId, replica: &Replica, out: &mut Output) {
-        let input = self.prepare(clock, &internal(session, OpCode::CloseSession, Bytes::new()), replica);
+    fn close_session(
+        &mut self,
+        clock: Clock,
+        session: SessionId,
+        replica: &Replica,
+        out: &mut Output,
+    ) {
+        let input = self.prepare(
+            clock,
+            &internal(session, OpCode::CloseSession, Bytes::new()),
+            replica,
+        );
         self.input_if(clock, input, replica, out);
     }
 
     /// Checks a request and gives the proposal for it; `None` where no more can be proposed in this epoch, or no more
     /// is accepted because the leader is about to hand over: the client finds out when its connection closes.
-    pub(super) fn prepare(&mut self, clock: Clock, request: &WriteRequest, replica: &Replica) -> Option<Input> {
+    pub(super) fn prepare(
+        &mut self,
+        clock: Clock,
+        request: &WriteRequest,
+        replica: &Replica,
+    ) -> Option<Input> {
         let zxid = self.peer.next_zxid()?;
-        let Service::Leader(leading) = &mut self.service else { return None };
+        let Service::Leader(leading) = &mut self.service else {
+            return None;
+        };
         let learners = self.peer.active_learners().map(|(id, _)| id);
         let synced: BTreeSet<_> = learners.chain([self.peer.my_id()]).collect();
         let reconfig = ReconfigView {
@@ -102,8 +135,14 @@ impl Member {
             synced: &synced,
             min_voters: self.settings.min_voters,
         };
-        let stamp = Stamp { zxid, time: clock.wall_ms, now: clock.now };
-        let txn = leading.prep.prepare(stamp, request, replica, &mut leading.sessions, &reconfig);
+        let stamp = Stamp {
+            zxid,
+            time: clock.wall_ms,
+            now: clock.now,
+        };
+        let txn = leading
+            .prep
+            .prepare(stamp, request, replica, &mut leading.sessions, &reconfig);
         let header = TxnHeader {
             session: request.session,
             cxid: request.cxid,
@@ -111,7 +150,12 @@ impl Member {
             time: clock.wall_ms,
             op: txn.op() as i32,
         };
-        let data = TxnEntry { header, txn, digest: None }.encode();
+        let data = TxnEntry {
+            header,
+            txn,
+            digest: None,
+        }
+        .encode();
         Some(Input::Propose(Proposal { zxid, data }))
     }
 
@@ -123,8 +167,12 @@ impl Member {
         replica: &Replica,
         inputs: &mut VecDeque<Input>,
     ) {
-        let Service::Leader(leading) = &mut self.service else { return };
-        let Some(op) = OpCode::from_number(request.op) else { return };
+        let Service::Leader(leading) = &mut self.service else {
+            return;
+        };
+        let Some(op) = OpCode::from_number(request.op) else {
+            return;
+        };
         if op == OpCode::Sync {
             leading.syncs.push_back((self.peer.last_logged(), link));
             leading.answer_syncs(self.peer.last_committed(), inputs);
@@ -149,15 +197,32 @@ impl Member {
         wanted: SessionTimeout,
         inputs: &mut VecDeque<Input>,
     ) {
-        let SessionTimeout { session, timeout_ms } = wanted;
+        let SessionTimeout {
+            session,
+            timeout_ms,
+        } = wanted;
         let valid = match &mut self.service {
-            Service::Leader(leading) => leading.sessions.revalidate(now, session, timeout_ms, Owner::Learner(link)),
+            Service::Leader(leading) => {
+                leading
+                    .sessions
+                    .revalidate(now, session, timeout_ms, Owner::Learner(link))
+            }
             _ => false,
         };
-        inputs.push_back(Input::Answer { link, answer: Answer::Revalidated { session, valid } });
+        inputs.push_back(Input::Answer {
+            link,
+            answer: Answer::Revalidated { session, valid },
+        });
     }
 }
 
 fn internal(session: SessionId, op: OpCode, body: Bytes) -> WriteRequest {
-    WriteRequest { session, cxid: 0, op, body, ids: vec![], owner: None }
+    WriteRequest {
+        session,
+        cxid: 0,
+        op,
+        body,
+        ids: vec![],
+        owner: None,
+    }
 }

@@ -200,8 +200,16 @@ impl Member {
     /// The leader's sessions by the time at which they expire.
     #[must_use]
     pub fn session_buckets(&self) -> Option<Vec<(Time, Vec<SessionId>)>> {
-        let Service::Leader(leading) = &self.service else { return None };
-        Some(leading.sessions.buckets().map(|(time, sessions)| (time, sessions.iter().copied().collect())).collect())
+        let Service::Leader(leading) = &self.service else {
+            return None;
+        };
+        Some(
+            leading
+                .sessions
+                .buckets()
+                .map(|(time, sessions)| (time, sessions.iter().copied().collect()))
+                .collect(),
+        )
     }
 
     /// When the next [`Input::Tick`] is due.
@@ -223,7 +231,9 @@ impl Member {
                     self.leader_tick(clock, replica, out);
                 }
             }
-            Event::Connect(connection, request) => self.connect(clock, connection, request, replica, out),
+            Event::Connect(connection, request) => {
+                self.connect(clock, connection, request, replica, out)
+            }
             Event::Write(write) => self.write(clock, write, replica, out),
             Event::Closed(connection) => self.closed(connection),
             Event::Touched(sessions) => self.touched(clock.now, &sessions),
@@ -258,16 +268,26 @@ impl Member {
             Effect::SyncReply => self.sync_reply(out),
             Effect::AskTouched { link, zxid } => {
                 let sessions = self.take_touched();
-                inputs.push_back(Input::Touched { link, zxid, sessions });
+                inputs.push_back(Input::Touched {
+                    link,
+                    zxid,
+                    sessions,
+                });
             }
             Effect::LearnerRequest { link, request } => {
                 self.learner_request(clock, link, request, replica, inputs);
             }
-            Effect::LearnerRevalidate { link, session } => self.learner_revalidate(clock.now, link, session, inputs),
+            Effect::LearnerRevalidate { link, session } => {
+                self.learner_revalidate(clock.now, link, session, inputs)
+            }
             Effect::LearnerTouched { link: _, sessions } => self.touched(clock.now, &sessions),
             Effect::SaveConfig(config) => {
                 let (text, version) = (config.to_string(), config.version);
-                out.work(Work::SetConfig { text, version, time: clock.wall_ms });
+                out.work(Work::SetConfig {
+                    text,
+                    version,
+                    time: clock.wall_ms,
+                });
                 out.effect(Effect::SaveConfig(config));
             }
             Effect::InstallSnapshot { link, zxid } => {
@@ -286,13 +306,18 @@ impl Member {
         let entry = match TxnEntry::decode(proposal.data) {
             Ok(entry) => entry,
             Err(error) => {
-                let line = format!("the committed transaction {} cannot be decoded: {error}", proposal.zxid);
+                let line = format!(
+                    "the committed transaction {} cannot be decoded: {error}",
+                    proposal.zxid
+                );
                 out.effect(Effect::Halt(line));
                 return;
             }
         };
         self.committed = entry.header.zxid;
-        let waiting = self.pipeline.committed(entry.header.session, entry.header.cxid, entry.header.op);
+        let waiting =
+            self.pipeline
+                .committed(entry.header.session, entry.header.cxid, entry.header.op);
         let closing = (entry.header.op == OpCode::CloseSession as i32)
             .then(|| self.by_session.get(&entry.header.session).copied())
             .flatten();
@@ -301,7 +326,12 @@ impl Member {
             leading.committed(&entry.header, inputs);
         }
         let session = entry.header.session;
-        out.work(Work::Apply { entry, waiting, connected, closing });
+        out.work(Work::Apply {
+            entry,
+            waiting,
+            connected,
+            closing,
+        });
         self.release_syncs(session, out);
     }
 
@@ -333,12 +363,19 @@ impl Member {
             return;
         }
         let config = self.peer.config();
-        out.work(Work::SetConfig { text: config.to_string(), version: config.version, time: clock.wall_ms });
+        out.work(Work::SetConfig {
+            text: config.to_string(),
+            version: config.version,
+            time: clock.wall_ms,
+        });
         if self.peer.state() == PeerState::Leading {
             self.start_leading(clock, replica, out);
         } else {
-            self.service =
-                Service::Learner { moving: BTreeMap::new(), syncs: VecDeque::new(), touched: BTreeMap::new() };
+            self.service = Service::Learner {
+                moving: BTreeMap::new(),
+                syncs: VecDeque::new(),
+                touched: BTreeMap::new(),
+            };
         }
         out.work(Work::Serve);
     }
@@ -356,16 +393,38 @@ impl Member {
             out.work(Work::Close(connection));
             return;
         }
-        let (min, max) = (self.settings.min_session_timeout_ms, self.settings.max_session_timeout_ms);
+        let (min, max) = (
+            self.settings.min_session_timeout_ms,
+            self.settings.max_session_timeout_ms,
+        );
         let timeout_ms = request.timeout_ms.clamp(min, max);
         let has_read_only = request.read_only.is_some();
         if request.session == SessionId(0) {
             let session = self.ids.allocate();
-            self.clients.insert(connection, Client { session, timeout_ms, has_read_only });
+            self.clients.insert(
+                connection,
+                Client {
+                    session,
+                    timeout_ms,
+                    has_read_only,
+                },
+            );
             let mut body = BytesMut::new();
             body.put_i32(timeout_ms);
             let (op, body, ids) = (OpCode::CreateSession, body.freeze(), vec![]);
-            self.submit(clock, ClientWrite { connection, session, xid: 0, op, body, ids }, replica, out);
+            self.submit(
+                clock,
+                ClientWrite {
+                    connection,
+                    session,
+                    xid: 0,
+                    op,
+                    body,
+                    ids,
+                },
+                replica,
+                out,
+            );
             return;
         }
         let session = request.session;
@@ -377,11 +436,24 @@ impl Member {
             out.work(refuse(connection, &request));
             return;
         }
-        self.clients.insert(connection, Client { session, timeout_ms, has_read_only });
-        let wanted = SessionTimeout { session, timeout_ms };
+        self.clients.insert(
+            connection,
+            Client {
+                session,
+                timeout_ms,
+                has_read_only,
+            },
+        );
+        let wanted = SessionTimeout {
+            session,
+            timeout_ms,
+        };
         match &mut self.service {
             Service::Leader(leading) => {
-                let valid = leading.sessions.revalidate(clock.now, session, timeout_ms, Owner::Local);
+                let valid =
+                    leading
+                        .sessions
+                        .revalidate(clock.now, session, timeout_ms, Owner::Local);
                 self.answer_connect(connection, &request, valid, out);
             }
             Service::Learner { moving, .. } => {
@@ -389,24 +461,42 @@ impl Member {
                     self.clients.remove(&old);
                     out.work(Work::Close(old));
                 }
-                self.input(clock, Input::Forward(Forward::Revalidate(wanted)), replica, out);
+                self.input(
+                    clock,
+                    Input::Forward(Forward::Revalidate(wanted)),
+                    replica,
+                    out,
+                );
             }
             Service::Stopped | Service::Settling => {}
         }
     }
 
     fn revalidated(&mut self, session: SessionId, valid: bool, out: &mut Output) {
-        let Service::Learner { moving, .. } = &mut self.service else { return };
+        let Service::Learner { moving, .. } = &mut self.service else {
+            return;
+        };
         if let Some((connection, request)) = moving.remove(&session) {
             self.answer_connect(connection, &request, valid, out);
         }
     }
 
-    fn answer_connect(&mut self, connection: ConnectionId, request: &ConnectRequest, valid: bool, out: &mut Output) {
-        let Some(client) = self.clients.get(&connection).copied() else { return };
+    fn answer_connect(
+        &mut self,
+        connection: ConnectionId,
+        request: &ConnectRequest,
+        valid: bool,
+        out: &mut Output,
+    ) {
+        let Some(client) = self.clients.get(&connection).copied() else {
+            return;
+        };
         if valid {
             self.by_session.insert(client.session, connection);
-            out.work(Work::Connected { connection, response: accepted(client) });
+            out.work(Work::Connected {
+                connection,
+                response: accepted(client),
+            });
         } else {
             self.clients.remove(&connection);
             out.work(refuse(connection, request));
@@ -414,7 +504,10 @@ impl Member {
     }
 
     fn write(&mut self, clock: Clock, write: ClientWrite, replica: &Replica, out: &mut Output) {
-        let known = self.clients.get(&write.connection).is_some_and(|client| client.session == write.session);
+        let known = self
+            .clients
+            .get(&write.connection)
+            .is_some_and(|client| client.session == write.session);
         if !known || !self.is_serving() {
             out.work(Work::Close(write.connection));
             return;
@@ -423,15 +516,35 @@ impl Member {
     }
 
     fn submit(&mut self, clock: Clock, write: ClientWrite, replica: &Replica, out: &mut Output) {
-        let ClientWrite { connection, session, xid, op, body, ids } = write;
+        let ClientWrite {
+            connection,
+            session,
+            xid,
+            op,
+            body,
+            ids,
+        } = write;
         let sync_path = match op {
-            OpCode::Sync => Request::decode(op, body.clone()).ok().and_then(|request| match request {
-                Request::Sync { path } => Some(path),
-                _ => None,
-            }),
+            OpCode::Sync => {
+                Request::decode(op, body.clone())
+                    .ok()
+                    .and_then(|request| match request {
+                        Request::Sync { path } => Some(path),
+                        _ => None,
+                    })
+            }
             _ => None,
         };
-        self.pipeline.push(session, Pending { connection: Some(connection), xid, op, sync_path, answered: false });
+        self.pipeline.push(
+            session,
+            Pending {
+                connection: Some(connection),
+                xid,
+                op,
+                sync_path,
+                answered: false,
+            },
+        );
         if matches!(self.service, Service::Leader(_)) {
             if op == OpCode::Sync {
                 // The leader has applied everything that it has committed.
@@ -439,25 +552,51 @@ impl Member {
                 self.release_syncs(session, out);
                 return;
             }
-            let request = WriteRequest { session, cxid: xid, op, body, ids, owner: Some(Owner::Local) };
+            let request = WriteRequest {
+                session,
+                cxid: xid,
+                op,
+                body,
+                ids,
+                owner: Some(Owner::Local),
+            };
             let input = self.prepare(clock, &request, replica);
             return self.input_if(clock, input, replica, out);
         }
         if let (Service::Learner { syncs, .. }, OpCode::Sync) = (&mut self.service, op) {
             syncs.push_back((session, xid));
         }
-        let request = ForwardedRequest { session, xid, op: op as i32, body, auth: Some(ids) };
-        self.input(clock, Input::Forward(Forward::Request(request)), replica, out);
+        let request = ForwardedRequest {
+            session,
+            xid,
+            op: op as i32,
+            body,
+            auth: Some(ids),
+        };
+        self.input(
+            clock,
+            Input::Forward(Forward::Request(request)),
+            replica,
+            out,
+        );
     }
 
-    fn input_if(&mut self, clock: Clock, input: Option<Input>, replica: &Replica, out: &mut Output) {
+    fn input_if(
+        &mut self,
+        clock: Clock,
+        input: Option<Input>,
+        replica: &Replica,
+        out: &mut Output,
+    ) {
         if let Some(input) = input {
             self.input(clock, input, replica, out);
         }
     }
 
     fn sync_reply(&mut self, out: &mut Output) {
-        let Service::Learner { syncs, .. } = &mut self.service else { return };
+        let Service::Learner { syncs, .. } = &mut self.service else {
+            return;
+        };
         if let Some((session, xid)) = syncs.pop_front() {
             self.pipeline.answer(session, xid);
             self.release_syncs(session, out);
@@ -467,19 +606,32 @@ impl Member {
     /// Answers the syncs that are now first in their session's order.
     fn release_syncs(&mut self, session: SessionId, out: &mut Output) {
         while let Some(pending) = self.pipeline.take_answered(session) {
-            let Some(connection) = pending.connection else { continue };
-            let result = pending.sync_path.map(Response::Path).ok_or(ErrorCode::MARSHALLING_ERROR);
-            out.work(Work::Reply { connection, xid: pending.xid, result });
+            let Some(connection) = pending.connection else {
+                continue;
+            };
+            let result = pending
+                .sync_path
+                .map(Response::Path)
+                .ok_or(ErrorCode::MARSHALLING_ERROR);
+            out.work(Work::Reply {
+                connection,
+                xid: pending.xid,
+                result,
+            });
         }
     }
 
     fn closed(&mut self, connection: ConnectionId) {
-        let Some(client) = self.clients.remove(&connection) else { return };
+        let Some(client) = self.clients.remove(&connection) else {
+            return;
+        };
         if self.by_session.get(&client.session) == Some(&connection) {
             self.by_session.remove(&client.session);
         }
         if let Service::Learner { moving, .. } = &mut self.service
-            && moving.get(&client.session).is_some_and(|(other, _)| *other == connection)
+            && moving
+                .get(&client.session)
+                .is_some_and(|(other, _)| *other == connection)
         {
             moving.remove(&client.session);
         }
@@ -494,15 +646,24 @@ impl Member {
                 }
             }
             Service::Learner { touched, .. } => {
-                touched.extend(sessions.iter().map(|entry| (entry.session, entry.timeout_ms)));
+                touched.extend(
+                    sessions
+                        .iter()
+                        .map(|entry| (entry.session, entry.timeout_ms)),
+                );
             }
             Service::Stopped | Service::Settling => {}
         }
     }
 
     fn take_touched(&mut self) -> Vec<SessionTimeout> {
-        let Service::Learner { touched, .. } = &mut self.service else { return vec![] };
-        let entry = |(session, timeout_ms)| SessionTimeout { session, timeout_ms };
+        let Service::Learner { touched, .. } = &mut self.service else {
+            return vec![];
+        };
+        let entry = |(session, timeout_ms)| SessionTimeout {
+            session,
+            timeout_ms,
+        };
         std::mem::take(touched).into_iter().map(entry).collect()
     }
 }
@@ -518,5 +679,8 @@ fn accepted(client: Client) -> ConnectResponse {
 }
 
 fn refuse(connection: ConnectionId, request: &ConnectRequest) -> Work {
-    Work::Connected { connection, response: ConnectResponse::expired(request.read_only.map(|_| false)) }
+    Work::Connected {
+        connection,
+        response: ConnectResponse::expired(request.read_only.map(|_| false)),
+    }
 }

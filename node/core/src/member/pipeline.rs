@@ -41,8 +41,13 @@ impl Pipeline {
     /// may never be committed, so they do not hold up those of its successor.
     pub(super) fn committed(&mut self, session: SessionId, cxid: i32, op: i32) -> Option<Pending> {
         let queue = self.sessions.get_mut(&session)?;
-        let is_this = |pending: &Pending| pending.xid == cxid && (pending.op as i32 == op || is_error_of(op, pending.op));
-        while queue.front().is_some_and(|front| front.connection.is_none() && !is_this(front)) {
+        let is_this = |pending: &Pending| {
+            pending.xid == cxid && (pending.op as i32 == op || is_error_of(op, pending.op))
+        };
+        while queue
+            .front()
+            .is_some_and(|front| front.connection.is_none() && !is_this(front))
+        {
             queue.pop_front();
             self.len -= 1;
         }
@@ -59,7 +64,9 @@ impl Pipeline {
     /// A sync has come back.
     pub(super) fn answer(&mut self, session: SessionId, xid: i32) {
         let mut queue = self.sessions.get_mut(&session).into_iter().flatten();
-        if let Some(pending) = queue.find(|pending| pending.xid == xid && pending.op == OpCode::Sync) {
+        if let Some(pending) =
+            queue.find(|pending| pending.xid == xid && pending.op == OpCode::Sync)
+        {
             pending.answered = true;
         }
     }
@@ -97,7 +104,13 @@ mod tests {
     const S: SessionId = SessionId(1);
 
     fn pending(xid: i32, op: OpCode) -> Pending {
-        Pending { connection: Some(ConnectionId(9)), xid, op, sync_path: Some("/".into()), answered: false }
+        Pending {
+            connection: Some(ConnectionId(9)),
+            xid,
+            op,
+            sync_path: Some("/".into()),
+            answered: false,
+        }
     }
 
     #[test]

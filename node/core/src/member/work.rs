@@ -67,7 +67,13 @@ pub trait Clients {
     /// A watch has fired for these connections.
     fn event(&mut self, to: &[ConnectionId], zxid: Zxid, event: EventType, path: &str);
     /// The answer to a write or a sync.
-    fn reply(&mut self, to: ConnectionId, xid: i32, zxid: Zxid, result: &Result<Response, ErrorCode>);
+    fn reply(
+        &mut self,
+        to: ConnectionId,
+        xid: i32,
+        zxid: Zxid,
+        result: &Result<Response, ErrorCode>,
+    );
     /// The answer to a handshake.
     fn connected(&mut self, to: ConnectionId, response: &ConnectResponse);
     /// Close after what was said before.
@@ -79,17 +85,33 @@ pub trait Clients {
 }
 
 /// Performs one piece of work.
-pub fn perform(work: Work, replica: &mut Replica, watches: &mut WatchTable, clients: &mut impl Clients) {
+pub fn perform(
+    work: Work,
+    replica: &mut Replica,
+    watches: &mut WatchTable,
+    clients: &mut impl Clients,
+) {
     match work {
-        Work::Apply { entry, waiting, connected, closing } => {
+        Work::Apply {
+            entry,
+            waiting,
+            connected,
+            closing,
+        } => {
             let zxid = entry.header.zxid;
             let applied = replica.apply(&entry.header, &entry.txn);
             let mut fired = Vec::new();
-            watches.trigger(&applied.changes, |connection, acl| clients.may_read(connection, acl), &mut fired);
+            watches.trigger(
+                &applied.changes,
+                |connection, acl| clients.may_read(connection, acl),
+                &mut fired,
+            );
             for event in fired {
                 clients.event(&event.connections, zxid, event.event, &event.path);
             }
-            if let Some((pending, connection)) = waiting.and_then(|p| Some((p.clone(), p.connection?))) {
+            if let Some((pending, connection)) =
+                waiting.and_then(|p| Some((p.clone(), p.connection?)))
+            {
                 match (connected, applied.result) {
                     (Some(response), Ok(_)) => clients.connected(connection, &response),
                     (_, Err(ErrorCode::SESSION_MOVED)) => clients.close(connection),
@@ -101,9 +123,20 @@ pub fn perform(work: Work, replica: &mut Replica, watches: &mut WatchTable, clie
                 clients.close(connection);
             }
         }
-        Work::SetConfig { text, version, time } => replica.set_config(&text, version, time),
-        Work::Reply { connection, xid, result } => clients.reply(connection, xid, replica.last_zxid(), &result),
-        Work::Connected { connection, response } => {
+        Work::SetConfig {
+            text,
+            version,
+            time,
+        } => replica.set_config(&text, version, time),
+        Work::Reply {
+            connection,
+            xid,
+            result,
+        } => clients.reply(connection, xid, replica.last_zxid(), &result),
+        Work::Connected {
+            connection,
+            response,
+        } => {
             clients.connected(connection, &response);
             if response.timeout_ms == 0 {
                 clients.close(connection);

@@ -52,7 +52,15 @@ impl Check<'_> {
             },
             ..StatPersisted::default()
         };
-        self.put(&path, Some(Node { stat, children: 0, data_len, acl: acl.clone().into() }));
+        self.put(
+            &path,
+            Some(Node {
+                stat,
+                children: 0,
+                data_len,
+                acl: acl.clone().into(),
+            }),
+        );
         let op = match request.op {
             OpCode::Create2 => CreateOp::Create2,
             OpCode::CreateContainer => CreateOp::Container,
@@ -60,22 +68,42 @@ impl Check<'_> {
             _ => CreateOp::Create,
         };
         let ephemeral = mode.is_ephemeral();
-        Ok(Txn::Create(CreateTxn { op, path, data: request.data, acl, ephemeral, parent_cversion }))
+        Ok(Txn::Create(CreateTxn {
+            op,
+            path,
+            data: request.data,
+            acl,
+            ephemeral,
+            parent_cversion,
+        }))
     }
 
     fn check_ttl(&self, mode: CreateMode, ttl: i64) -> Result<(), ErrorCode> {
         if !mode.is_ttl() {
-            return if ttl < 0 { Ok(()) } else { Err(ErrorCode::BAD_ARGUMENTS) };
+            return if ttl < 0 {
+                Ok(())
+            } else {
+                Err(ErrorCode::BAD_ARGUMENTS)
+            };
         }
         if !self.settings.extended_types {
             return Err(ErrorCode::UNIMPLEMENTED);
         }
-        if (1..=TTL_MS_MAX).contains(&ttl) { Ok(()) } else { Err(ErrorCode::BAD_ARGUMENTS) }
+        if (1..=TTL_MS_MAX).contains(&ttl) {
+            Ok(())
+        } else {
+            Err(ErrorCode::BAD_ARGUMENTS)
+        }
     }
 
     /// Refuses what a hard limit forbids. As in Apache, changes that are under way are not counted.
     pub(super) fn check_quota(&self, path: &str, nodes: i64, bytes: i64) -> Result<(), ErrorCode> {
-        let Some(quota) = self.settings.enforce_quota.then(|| self.replica.tree().quota(path)).flatten() else {
+        let Some(quota) = self
+            .settings
+            .enforce_quota
+            .then(|| self.replica.tree().quota(path))
+            .flatten()
+        else {
             return Ok(());
         };
         let over = |limit: Option<i64>, used: i64| limit.is_some_and(|limit| used > limit);

@@ -11,7 +11,11 @@ use crate::tree::Owner;
 
 fn deletable(path: &str) -> Result<(), ErrorCode> {
     path::validate_roughly(path)?;
-    if path::is_special(path) { Err(ErrorCode::BAD_ARGUMENTS) } else { Ok(()) }
+    if path::is_special(path) {
+        Err(ErrorCode::BAD_ARGUMENTS)
+    } else {
+        Ok(())
+    }
 }
 
 impl Check<'_> {
@@ -44,7 +48,12 @@ impl Check<'_> {
 
     /// The paths are those that will be there when the transaction is applied: changes under way are counted in.
     pub(super) fn close_session(&mut self) -> Txn {
-        let mut paths: BTreeSet<String> = self.replica.tree().ephemerals(self.session).into_iter().collect();
+        let mut paths: BTreeSet<String> = self
+            .replica
+            .tree()
+            .ephemerals(self.session)
+            .into_iter()
+            .collect();
         let changed: Vec<String> = self.overlay.paths().map(str::to_owned).collect();
         for path in changed {
             match self.node(&path) {
@@ -55,7 +64,9 @@ impl Check<'_> {
         for path in &paths {
             self.note_delete(path);
         }
-        Txn::CloseSession { paths: Some(paths.into_iter().collect()) }
+        Txn::CloseSession {
+            paths: Some(paths.into_iter().collect()),
+        }
     }
 
     fn note_delete(&mut self, path: &str) {

@@ -83,7 +83,10 @@ impl Prep {
     /// Checks without any change under way.
     #[must_use]
     pub fn new(settings: PrepSettings) -> Self {
-        Self { settings, overlay: Overlay::default() }
+        Self {
+            settings,
+            overlay: Overlay::default(),
+        }
     }
 
     /// Turns a request into the transaction to propose. A request that fails becomes a [`Txn::Error`]; with
@@ -97,7 +100,10 @@ impl Prep {
         reconfig: &ReconfigView<'_>,
     ) -> Txn {
         self.overlay.forget_applied(replica.last_zxid());
-        if let Some(owner) = request.owner.filter(|_| request.op != OpCode::CreateSession) {
+        if let Some(owner) = request
+            .owner
+            .filter(|_| request.op != OpCode::CreateSession)
+        {
             match sessions.check(request.session, owner) {
                 SessionCheck::Alive => {}
                 SessionCheck::Expired => return error(ErrorCode::SESSION_EXPIRED),
@@ -128,8 +134,18 @@ impl Prep {
                 check.close_session()
             }
             Request::Multi(ops) => check.multi(ops),
-            Request::Reconfig { joining, leaving, new_members, from_config } => {
-                let change = reconfig::Change { joining, leaving, new_members, from_config };
+            Request::Reconfig {
+                joining,
+                leaving,
+                new_members,
+                from_config,
+            } => {
+                let change = reconfig::Change {
+                    joining,
+                    leaving,
+                    new_members,
+                    from_config,
+                };
                 check.reconfig(&change, reconfig).unwrap_or_else(error)
             }
             other => check.single(other).unwrap_or_else(error),
@@ -149,7 +165,11 @@ impl Check<'_> {
             Request::Create(create) => self.create(create),
             Request::Delete { path, version } => self.delete(path, version),
             Request::DeleteContainer { path } => self.delete_container(path),
-            Request::SetData { path, data, version } => self.set_data(path, data, version),
+            Request::SetData {
+                path,
+                data,
+                version,
+            } => self.set_data(path, data, version),
             Request::SetAcl { path, acl, version } => self.set_acl(path, &acl, version),
             Request::Check { path, version } => self.check_version(path, version),
             _ => Err(ErrorCode::UNIMPLEMENTED),
@@ -173,7 +193,11 @@ impl Check<'_> {
         if self.settings.skip_acl {
             return Ok(());
         }
-        if acl::permits(&node.acl, perms, self.ids) { Ok(()) } else { Err(ErrorCode::NO_AUTH) }
+        if acl::permits(&node.acl, perms, self.ids) {
+            Ok(())
+        } else {
+            Err(ErrorCode::NO_AUTH)
+        }
     }
 
     fn fix_up(&self, list: &[Acl]) -> Result<Vec<Acl>, ErrorCode> {

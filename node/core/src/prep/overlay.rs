@@ -92,7 +92,11 @@ impl Overlay {
             if *zxid > applied {
                 return;
             }
-            if self.changes.get(path).is_some_and(|change| change.zxid <= applied) {
+            if self
+                .changes
+                .get(path)
+                .is_some_and(|change| change.zxid <= applied)
+            {
                 self.changes.remove(path);
             }
             self.order.pop_front();

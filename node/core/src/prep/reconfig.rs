@@ -38,7 +38,11 @@ pub(crate) struct Change {
 }
 
 impl Check<'_> {
-    pub(super) fn reconfig(&mut self, change: &Change, view: &ReconfigView<'_>) -> Result<Txn, ErrorCode> {
+    pub(super) fn reconfig(
+        &mut self,
+        change: &Change,
+        view: &ReconfigView<'_>,
+    ) -> Result<Txn, ErrorCode> {
         if !view.enabled {
             return Err(ErrorCode::RECONFIG_DISABLED);
         }
@@ -58,11 +62,19 @@ impl Check<'_> {
         let node = self.node(path::CONFIG).ok_or(ErrorCode::NO_NODE)?;
         self.permit(&node, perms::WRITE)?;
         let data = Some(Bytes::from(config.to_string()));
-        Ok(Txn::Reconfig { path: path::CONFIG.to_owned(), data, version: -1 })
+        Ok(Txn::Reconfig {
+            path: path::CONFIG.to_owned(),
+            data,
+            version: -1,
+        })
     }
 }
 
-fn new_config(change: &Change, current: &QuorumConfig, version: Zxid) -> Result<QuorumConfig, ErrorCode> {
+fn new_config(
+    change: &Change,
+    current: &QuorumConfig,
+    version: Zxid,
+) -> Result<QuorumConfig, ErrorCode> {
     let bad = ErrorCode::BAD_ARGUMENTS;
     if let Some(members) = &change.new_members {
         let config = QuorumConfig::parse(&members.replace(',', "\n")).map_err(|_| bad)?;
@@ -71,15 +83,21 @@ fn new_config(change: &Change, current: &QuorumConfig, version: Zxid) -> Result<
     if current.is_hierarchical() {
         return Err(bad);
     }
-    let mut members: BTreeMap<ServerId, Member> =
-        current.members().map(|(id, member)| (id, member.clone())).collect();
+    let mut members: BTreeMap<ServerId, Member> = current
+        .members()
+        .map(|(id, member)| (id, member.clone()))
+        .collect();
     for id in items(change.leaving.as_deref()) {
         let id = id.parse().map_err(|_| ErrorCode::MARSHALLING_ERROR)?;
         members.remove(&ServerId(id));
     }
     for item in items(change.joining.as_deref()) {
         let (key, spec) = item.split_once('=').ok_or(bad)?;
-        let id = key.trim().strip_prefix("server.").and_then(|id| id.parse().ok()).ok_or(bad)?;
+        let id = key
+            .trim()
+            .strip_prefix("server.")
+            .and_then(|id| id.parse().ok())
+            .ok_or(bad)?;
         let member = Member::parse(spec.trim()).map_err(|_| bad)?;
         if member.client.is_none() && member.secure_client.is_none() {
             return Err(bad);
@@ -93,17 +111,32 @@ fn new_config(change: &Change, current: &QuorumConfig, version: Zxid) -> Result<
 }
 
 fn items(list: Option<&str>) -> impl Iterator<Item = &str> {
-    list.unwrap_or_default().split(',').map(str::trim).filter(|item| !item.is_empty())
+    list.unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 /// Two servers that listen on the same port of the same host cannot both be there.
 fn shares_an_address(members: &BTreeMap<ServerId, Member>) -> bool {
     let mut seen = BTreeSet::new();
     members.values().any(|member| {
-        let quorum = member.addresses.iter().map(|address| (address.host.as_str(), address.quorum_port));
-        let election = member.addresses.iter().map(|address| (address.host.as_str(), address.election_port));
-        let client = member.client.iter().map(|(host, port)| (host.as_str(), *port));
-        let own: Vec<_> = quorum.chain(election).chain(client.filter(|(host, _)| *host != "0.0.0.0")).collect();
+        let quorum = member
+            .addresses
+            .iter()
+            .map(|address| (address.host.as_str(), address.quorum_port));
+        let election = member
+            .addresses
+            .iter()
+            .map(|address| (address.host.as_str(), address.election_port));
+        let client = member
+            .client
+            .iter()
+            .map(|(host, port)| (host.as_str(), *port));
+        let own: Vec<_> = quorum
+            .chain(election)
+            .chain(client.filter(|(host, _)| *host != "0.0.0.0"))
+            .collect();
         own.into_iter().any(|address| !seen.insert(address))
     })
 }

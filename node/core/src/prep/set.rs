@@ -9,7 +9,12 @@ use crate::proto::data::{Acl, perms};
 use crate::proto::txn::Txn;
 
 impl Check<'_> {
-    pub(super) fn set_data(&mut self, path: String, data: Option<Bytes>, version: i32) -> Result<Txn, ErrorCode> {
+    pub(super) fn set_data(
+        &mut self,
+        path: String,
+        data: Option<Bytes>,
+        version: i32,
+    ) -> Result<Txn, ErrorCode> {
         path::validate(&path)?;
         let mut node = self.node(&path).ok_or(ErrorCode::NO_NODE)?;
         self.permit(&node, perms::WRITE)?;
@@ -21,10 +26,19 @@ impl Check<'_> {
         node.data_len = data_len;
         let version = node.stat.version;
         self.put(&path, Some(node));
-        Ok(Txn::SetData { path, data, version })
+        Ok(Txn::SetData {
+            path,
+            data,
+            version,
+        })
     }
 
-    pub(super) fn set_acl(&mut self, path: String, list: &[Acl], version: i32) -> Result<Txn, ErrorCode> {
+    pub(super) fn set_acl(
+        &mut self,
+        path: String,
+        list: &[Acl],
+        version: i32,
+    ) -> Result<Txn, ErrorCode> {
         path::validate(&path)?;
         let acl = self.fix_up(list)?;
         let mut node = self.node(&path).ok_or(ErrorCode::NO_NODE)?;

@@ -10,9 +10,12 @@ pub mod proto;
 
 pub mod quorum;
 
+pub mod election;
+
+mod zab;
+
 mod local;
 
 pub mod effect;
-pub mod election;
+
 pub mod peer;
-mod zab;

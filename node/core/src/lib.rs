@@ -18,10 +18,14 @@ pub mod watch;
 
 pub mod quorum;
 
+pub mod election;
+
+mod zab;
+
 mod local;
 
 pub mod effect;
-pub mod election;
+
 pub mod peer;
 mod zab;
 

@@ -7,6 +7,8 @@ pub mod ack;
 pub mod check;
 pub mod client;
 pub mod config;
+pub mod histogram;
+pub mod load;
 pub mod outage;
 pub mod random;
 pub mod report;

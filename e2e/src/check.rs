@@ -13,6 +13,12 @@ use crate::client::{Client, Reply, Request, code};
 const TIMEOUT: Duration = Duration::from_secs(20);
 const BATCH: usize = 250;
 
+/// Who reads the trees; [`SUPER_DIGEST`] lets it read everything.
+const SUPER: &str = "super:test";
+
+/// The line of `zoo.cfg` that a test needs whose nodes are not open to all.
+pub const SUPER_DIGEST: &str = "DigestAuthenticationProvider.superDigest=super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
+
 /// A node whose stat is each member's own affair: servers write it when they start.
 const CONFIG: &str = "/zookeeper/config";
 
@@ -33,6 +39,7 @@ pub type Tree = BTreeMap<String, Node>;
 /// Reads the whole tree of the member at `address`, after a `sync`.
 pub fn tree(address: SocketAddr) -> Result<Tree> {
     let mut client = Client::connect(address, TIMEOUT)?;
+    client.authenticate(SUPER)?;
     client.call(&Request::sync("/"))?.read::<String>()?;
     let mut tree = Tree::new();
     let mut level = vec!["/".to_owned()];

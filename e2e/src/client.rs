@@ -30,6 +30,8 @@ pub mod op {
     pub const GET_CHILDREN2: i32 = 12;
     /// create2
     pub const CREATE2: i32 = 15;
+    /// auth
+    pub const AUTH: i32 = 100;
     /// closeSession
     pub const CLOSE: i32 = -11;
 }
@@ -319,6 +321,20 @@ impl Client {
             self.session.last_zxid = self.session.last_zxid.max(zxid);
             return Ok(Reply { zxid, err, body });
         }
+    }
+
+    /// Adds a name and password of the digest scheme to the session's identities.
+    pub fn authenticate(&mut self, credentials: &str) -> Result<()> {
+        let mut body = BytesMut::new();
+        0i32.write(&mut body);
+        "digest".to_owned().write(&mut body);
+        Bytes::copy_from_slice(credentials.as_bytes()).write(&mut body);
+        let mut out = BytesMut::new();
+        Request { op: op::AUTH, body }.write_frame(-4, &mut out);
+        self.stream.get_mut().write_all(&out)?;
+        let reply = self.receive()?;
+        ensure!(reply.err == 0, "error code {} for {credentials}", reply.err);
+        Ok(())
     }
 
     /// Closes the session.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod histogram;
 pub mod load;
 pub mod outage;
+pub mod python;
 pub mod random;
 pub mod report;
 pub mod servers;

@@ -1,5 +1,6 @@
 //! The end-to-end suite. `ZK_E2E_SERVERS=apache` runs the same tests against Apache ZooKeeper.
 
+mod kazoo;
 mod kill;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -7,6 +7,7 @@ pub mod ack;
 pub mod check;
 pub mod client;
 pub mod config;
+pub mod garbage;
 pub mod histogram;
 pub mod load;
 pub mod outage;

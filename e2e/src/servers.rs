@@ -141,7 +141,7 @@ impl Server {
                 command
             }
         };
-        let log = OpenOptions::new().create(true).append(true).open(self.log())?;
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(&self.dir);
         self.child = Some(command.spawn().with_context(|| format!("cannot start {command:?}"))?);
         Ok(())
@@ -217,12 +217,18 @@ impl Server {
         Ok(kib * 1024)
     }
 
-    fn log(&self) -> PathBuf {
+    /// Everything that it printed so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
         self.dir.join("log.txt")
     }
 
     fn log_tail(&self) -> String {
-        let text = fs::read(self.log()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }

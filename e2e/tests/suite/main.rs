@@ -1,7 +1,9 @@
 //! The end-to-end suite. `ZK_E2E_SERVERS=apache` runs the same tests against Apache ZooKeeper.
 
+mod bad_input;
 mod kazoo;
 mod kill;
+mod mixed;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

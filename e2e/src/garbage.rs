@@ -25,14 +25,24 @@ enum Port {
     Election,
 }
 
+/// Requests whose bodies are rubbish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bodies {
+    /// Of reads and writes.
+    All,
+    /// Of reads only: a write that cannot be decoded makes a leader of Apache's use a zxid twice, and then it commits
+    /// nothing any more.
+    Reads,
+}
+
 /// Sends rubbish to the three ports of all servers until `stop`; returns on how many connections.
-pub fn rubbish(servers: &[Ports], seed: u64, stop: &AtomicBool) -> u64 {
+pub fn rubbish(servers: &[Ports], seed: u64, bodies: Bodies, stop: &AtomicBool) -> u64 {
     let mut random = Random::new(seed);
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         let ports = servers[random.index(servers.len())];
         let port = [Port::Client, Port::Quorum, Port::Election][random.index(3)];
-        let bytes = bytes_for(port, &mut random);
+        let bytes = bytes_for(port, bodies, &mut random);
         let wait = random.below(4) == 0;
         let number = match port {
             Port::Client => ports.client,
@@ -59,7 +69,7 @@ fn send(address: SocketAddr, bytes: &[u8], wait: bool) -> std::io::Result<()> {
     Ok(())
 }
 
-fn bytes_for(port: Port, random: &mut Random) -> Vec<u8> {
+fn bytes_for(port: Port, bodies: Bodies, random: &mut Random) -> Vec<u8> {
     match (random.below(4), port) {
         (0, _) => {
             let len = 1 + random.index(3000);
@@ -67,7 +77,7 @@ fn bytes_for(port: Port, random: &mut Random) -> Vec<u8> {
         }
         (1, Port::Client) => truncated(&connect_frame(None, SESSION_TIMEOUT), random),
         (2, Port::Client) => oversized(random),
-        (_, Port::Client) => after_handshake(random),
+        (_, Port::Client) => after_handshake(bodies, random),
         (1, Port::Quorum) => truncated(&learner_info(20, random), random),
         (2, Port::Quorum) => learner_info(LENGTHS[random.index(LENGTHS.len())], random),
         (_, Port::Quorum) => oversized(random),
@@ -91,10 +101,9 @@ fn oversized(random: &mut Random) -> Vec<u8> {
 }
 
 /// A handshake as it should be, and then requests that are not.
-fn after_handshake(random: &mut Random) -> Vec<u8> {
-    const OPS: [i32; 24] = [
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 21, 22, 101, 103, 105, 106,
-    ];
+fn after_handshake(bodies: Bodies, random: &mut Random) -> Vec<u8> {
+    const READS: [i32; 12] = [3, 4, 6, 8, 12, 17, 18, 101, 103, 104, 105, 106];
+    const WRITES: [i32; 14] = [0, 1, 2, 5, 7, 9, 13, 14, 15, 16, 19, 21, 22, -10];
     let session = Session { id: (random.below(2) * random.next()) as i64, password: vec![7; 16].into(), last_zxid: 0 };
     let mut out = connect_frame(Some(&session), Duration::from_secs(4));
     for xid in 1..=1 + random.below(20) as i32 {
@@ -106,7 +115,8 @@ fn after_handshake(random: &mut Random) -> Vec<u8> {
         }
         out.put_i32(body.len() as i32 + 8);
         out.put_i32(xid);
-        out.put_i32(OPS[random.index(OPS.len())]);
+        let write = bodies == Bodies::All && random.below(2) == 0;
+        out.put_i32(if write { WRITES[random.index(WRITES.len())] } else { READS[random.index(READS.len())] });
         out.put_slice(&body);
     }
     out.to_vec()

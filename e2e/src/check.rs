@@ -17,7 +17,8 @@ const BATCH: usize = 250;
 const SUPER: &str = "super:test";
 
 /// The line of `zoo.cfg` that a test needs whose nodes are not open to all.
-pub const SUPER_DIGEST: &str = "DigestAuthenticationProvider.superDigest=super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
+pub const SUPER_DIGEST: &str =
+    "DigestAuthenticationProvider.superDigest=super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
 
 /// A node whose stat is each member's own affair: servers write it when they start.
 const CONFIG: &str = "/zookeeper/config";
@@ -54,8 +55,19 @@ pub fn tree(address: SocketAddr) -> Result<Tree> {
     Ok(tree)
 }
 
-fn read_nodes(client: &mut Client, paths: &[String], tree: &mut Tree, next: &mut Vec<String>) -> Result<()> {
-    let ask = |path: &String| [Request::get(path), Request::children(path), Request::acl(path)];
+fn read_nodes(
+    client: &mut Client,
+    paths: &[String],
+    tree: &mut Tree,
+    next: &mut Vec<String>,
+) -> Result<()> {
+    let ask = |path: &String| {
+        [
+            Request::get(path),
+            Request::children(path),
+            Request::acl(path),
+        ]
+    };
     let requests: Vec<Request> = paths.iter().flat_map(ask).collect();
     let replies = client.pipeline(&requests)?;
     for (path, replies) in paths.iter().zip(replies.chunks(3)) {
@@ -69,17 +81,30 @@ fn read_nodes(client: &mut Client, paths: &[String], tree: &mut Tree, next: &mut
 }
 
 fn read_node(path: &str, replies: &[Reply], next: &mut Vec<String>) -> Result<Node> {
-    let [data, children, acl] = replies else { bail!("three requests have three replies") };
+    let [data, children, acl] = replies else {
+        bail!("three requests have three replies")
+    };
     let (data, mut stat) = data.data()?;
     let (names, children_stat) = children.children()?;
-    ensure!(stat == children_stat, "getData gives {stat:?} and getChildren2 {children_stat:?}");
+    ensure!(
+        stat == children_stat,
+        "getData gives {stat:?} and getChildren2 {children_stat:?}"
+    );
     let prefix = if path == "/" { "" } else { path };
     next.extend(names.iter().map(|name| format!("{prefix}/{name}")));
-    ensure!(names.len() == stat.num_children as usize, "numChildren is {} of {names:?}", stat.num_children);
+    ensure!(
+        names.len() == stat.num_children as usize,
+        "numChildren is {} of {names:?}",
+        stat.num_children
+    );
     if path == CONFIG {
         stat = Stat::default();
     }
-    Ok(Node { data, stat, acl: acl.read()? })
+    Ok(Node {
+        data,
+        stat,
+        acl: acl.read()?,
+    })
 }
 
 /// Reads the trees of all members and compares them; returns the one that they all have.
@@ -100,7 +125,9 @@ pub fn equal_trees(addresses: &[SocketAddr]) -> Result<Tree> {
 }
 
 fn differences(left: &Tree, right: &Tree) -> Vec<String> {
-    let paths = left.keys().chain(right.keys().filter(|path| !left.contains_key(*path)));
+    let paths = left
+        .keys()
+        .chain(right.keys().filter(|path| !left.contains_key(*path)));
     paths
         .filter(|path| left.get(*path) != right.get(*path))
         .map(|path| format!("{path}: {:?} | {:?}", left.get(path), right.get(path)))
@@ -113,9 +140,24 @@ mod tests {
 
     #[test]
     fn a_node_that_is_missing_or_different_on_either_side_is_found() {
-        let node = |version| Node { data: None, stat: Stat { version, ..Stat::default() }, acl: vec![Acl::open()] };
-        let left = Tree::from([("/a".to_owned(), node(1)), ("/b".to_owned(), node(1)), ("/c".to_owned(), node(1))]);
-        let right = Tree::from([("/a".to_owned(), node(1)), ("/b".to_owned(), node(2)), ("/d".to_owned(), node(1))]);
+        let node = |version| Node {
+            data: None,
+            stat: Stat {
+                version,
+                ..Stat::default()
+            },
+            acl: vec![Acl::open()],
+        };
+        let left = Tree::from([
+            ("/a".to_owned(), node(1)),
+            ("/b".to_owned(), node(1)),
+            ("/c".to_owned(), node(1)),
+        ]);
+        let right = Tree::from([
+            ("/a".to_owned(), node(1)),
+            ("/b".to_owned(), node(2)),
+            ("/d".to_owned(), node(1)),
+        ]);
         assert_eq!(differences(&left, &right).len(), 3);
         assert!(differences(&left, &left).is_empty());
     }

@@ -80,13 +80,18 @@ impl Request {
     /// create2 with an ACL.
     #[must_use]
     pub fn create(path: &str, data: &[u8], acl: &[Acl], flags: i32) -> Self {
-        Self::new(op::CREATE2, path).with(&Bytes::copy_from_slice(data)).with(&acl.to_vec()).with(&flags)
+        Self::new(op::CREATE2, path)
+            .with(&Bytes::copy_from_slice(data))
+            .with(&acl.to_vec())
+            .with(&flags)
     }
 
     /// setData.
     #[must_use]
     pub fn set(path: &str, data: &[u8], version: i32) -> Self {
-        Self::new(op::SET_DATA, path).with(&Bytes::copy_from_slice(data)).with(&version)
+        Self::new(op::SET_DATA, path)
+            .with(&Bytes::copy_from_slice(data))
+            .with(&version)
     }
 
     /// delete of any version.
@@ -123,6 +128,15 @@ impl Request {
     #[must_use]
     pub fn sync(path: &str) -> Self {
         Self::new(op::SYNC, path)
+    }
+
+    /// closeSession.
+    #[must_use]
+    pub fn close() -> Self {
+        Self {
+            op: op::CLOSE,
+            body: BytesMut::new(),
+        }
     }
 
     /// Appends the request as a frame.
@@ -231,7 +245,12 @@ pub fn connect_frame(session: Option<&Session>, timeout: Duration) -> BytesMut {
     out.put_i64(session.map_or(0, |session| session.last_zxid));
     out.put_i32(timeout.as_millis() as i32);
     out.put_i64(session.map_or(0, |session| session.id));
-    session.map_or_else(|| Bytes::from_static(&[0; 16]), |session| session.password.clone()).write(&mut out);
+    session
+        .map_or_else(
+            || Bytes::from_static(&[0; 16]),
+            |session| session.password.clone(),
+        )
+        .write(&mut out);
     out.put_u8(0);
     out
 }
@@ -243,17 +262,27 @@ impl Client {
     }
 
     /// Opens a session, or takes up the one given.
-    pub fn open(address: SocketAddr, timeout: Duration, session: Option<&Session>) -> Result<Self, ConnectError> {
+    pub fn open(
+        address: SocketAddr,
+        timeout: Duration,
+        session: Option<&Session>,
+    ) -> Result<Self, ConnectError> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
         let mut stream = BufReader::with_capacity(64 << 10, stream);
-        stream.get_mut().write_all(&connect_frame(session, timeout))?;
+        stream
+            .get_mut()
+            .write_all(&connect_frame(session, timeout))?;
         let mut reader = Reader::new(read_frame(&mut stream)?);
         let mut read = || -> Result<_, node_core::jute::DecodeError> {
             let _protocol: i32 = reader.read()?;
-            Ok((reader.read::<i32>()?, reader.read::<i64>()?, reader.read::<Bytes>()?))
+            Ok((
+                reader.read::<i32>()?,
+                reader.read::<i64>()?,
+                reader.read::<Bytes>()?,
+            ))
         };
         let (granted, id, password) = read().map_err(io::Error::other)?;
         if granted <= 0 {
@@ -261,7 +290,17 @@ impl Client {
         }
         let last_zxid = session.map_or(0, |session| session.last_zxid);
         let timeout = Duration::from_millis(granted as u64);
-        Ok(Self { stream, session: Session { id, password, last_zxid }, timeout, xid: 0, events: Vec::new() })
+        Ok(Self {
+            stream,
+            session: Session {
+                id,
+                password,
+                last_zxid,
+            },
+            timeout,
+            xid: 0,
+            events: Vec::new(),
+        })
     }
 
     /// What is needed to take up this session elsewhere.
@@ -310,7 +349,11 @@ impl Client {
             let frame = read_frame(&mut self.stream)?;
             let mut reader = Reader::new(frame);
             let mut head = || -> Result<_, node_core::jute::DecodeError> {
-                Ok((reader.read::<i32>()?, reader.read::<i64>()?, reader.read::<i32>()?))
+                Ok((
+                    reader.read::<i32>()?,
+                    reader.read::<i64>()?,
+                    reader.read::<i32>()?,
+                ))
             };
             let (xid, zxid, err) = head().map_err(io::Error::other)?;
             let body = reader.rest();
@@ -339,7 +382,7 @@ impl Client {
 
     /// Closes the session.
     pub fn close(mut self) -> io::Result<()> {
-        self.call(&Request { op: op::CLOSE, body: BytesMut::new() }).map(|_| ())
+        self.call(&Request::close()).map(|_| ())
     }
 }
 

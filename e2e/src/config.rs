@@ -30,7 +30,11 @@ pub struct Ports {
 impl Ports {
     /// Three ports that nobody listens on.
     pub fn free() -> Result<Self> {
-        Ok(Self { client: free_port()?, quorum: free_port()?, election: free_port()? })
+        Ok(Self {
+            client: free_port()?,
+            quorum: free_port()?,
+            election: free_port()?,
+        })
     }
 }
 
@@ -56,21 +60,42 @@ pub fn free_port() -> Result<u16> {
 /// One line of the list of servers, in the form `server.1:localhost:2888:3888:observer`.
 #[must_use]
 pub fn server_line(id: u32, role: Role, ports: &Ports) -> String {
-    let suffix = if role == Role::Observer { ":observer" } else { "" };
-    format!("server.{id}:localhost:{}:{}{suffix}\n", ports.quorum, ports.election)
+    let suffix = if role == Role::Observer {
+        ":observer"
+    } else {
+        ""
+    };
+    format!(
+        "server.{id}:localhost:{}:{}{suffix}\n",
+        ports.quorum, ports.election
+    )
 }
 
 /// Writes `zoo.cfg` and `myid` of one member into `dir`; returns the path of the former.
-pub fn write(dir: &Path, id: u32, role: Role, client: u16, servers: &str, settings: &[String]) -> Result<PathBuf> {
+pub fn write(
+    dir: &Path,
+    id: u32,
+    role: Role,
+    client: u16,
+    servers: &str,
+    settings: &[String],
+) -> Result<PathBuf> {
     let data = dir.join("data");
     fs::create_dir_all(&data)?;
     fs::write(data.join("myid"), format!("{id}\n"))?;
-    let peer_type = if role == Role::Observer { "peerType=observer\n" } else { "" };
+    let peer_type = if role == Role::Observer {
+        "peerType=observer\n"
+    } else {
+        ""
+    };
     let text = format!(
         "tickTime=2000\ninitLimit=10\nsyncLimit=5\ndataDir={}\nclientPort={client}\nmaxClientCnxns=0\n\
          admin.enableServer=false\nextendedTypesEnabled=true\n4lw.commands.whitelist=*\n{peer_type}{}{servers}",
         data.display(),
-        settings.iter().map(|line| format!("{line}\n")).collect::<String>(),
+        settings
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>(),
     );
     let path = dir.join("zoo.cfg");
     fs::write(&path, text)?;
@@ -83,8 +108,18 @@ mod tests {
 
     #[test]
     fn a_server_line_has_the_form_that_people_write() {
-        let ports = Ports { client: 2181, quorum: 2888, election: 3888 };
-        assert_eq!(server_line(1, Role::Observer, &ports), "server.1:localhost:2888:3888:observer\n");
-        assert_eq!(server_line(2, Role::Voter, &ports), "server.2:localhost:2888:3888\n");
+        let ports = Ports {
+            client: 2181,
+            quorum: 2888,
+            election: 3888,
+        };
+        assert_eq!(
+            server_line(1, Role::Observer, &ports),
+            "server.1:localhost:2888:3888:observer\n"
+        );
+        assert_eq!(
+            server_line(2, Role::Voter, &ports),
+            "server.2:localhost:2888:3888\n"
+        );
     }
 }

@@ -87,7 +87,15 @@ fn bytes_for(port: Port, bodies: Bodies, random: &mut Random) -> Vec<u8> {
 }
 
 /// Lengths that nobody means.
-const LENGTHS: [i32; 7] = [i32::MAX, i32::MIN, -2, -1, 1 << 20, 0x00ff_ffff, 0x7fff_0000];
+const LENGTHS: [i32; 7] = [
+    i32::MAX,
+    i32::MIN,
+    -2,
+    -1,
+    1 << 20,
+    0x00ff_ffff,
+    0x7fff_0000,
+];
 
 fn truncated(frame: &[u8], random: &mut Random) -> Vec<u8> {
     frame[..random.index(frame.len())].to_vec()
@@ -104,7 +112,11 @@ fn oversized(random: &mut Random) -> Vec<u8> {
 fn after_handshake(bodies: Bodies, random: &mut Random) -> Vec<u8> {
     const READS: [i32; 12] = [3, 4, 6, 8, 12, 17, 18, 101, 103, 104, 105, 106];
     const WRITES: [i32; 14] = [0, 1, 2, 5, 7, 9, 13, 14, 15, 16, 19, 21, 22, -10];
-    let session = Session { id: (random.below(2) * random.next()) as i64, password: vec![7; 16].into(), last_zxid: 0 };
+    let session = Session {
+        id: (random.below(2) * random.number()) as i64,
+        password: vec![7; 16].into(),
+        last_zxid: 0,
+    };
     let mut out = connect_frame(Some(&session), Duration::from_secs(4));
     for xid in 1..=1 + random.below(20) as i32 {
         let len = random.index(200);
@@ -116,7 +128,11 @@ fn after_handshake(bodies: Bodies, random: &mut Random) -> Vec<u8> {
         out.put_i32(body.len() as i32 + 8);
         out.put_i32(xid);
         let write = bodies == Bodies::All && random.below(2) == 0;
-        out.put_i32(if write { WRITES[random.index(WRITES.len())] } else { READS[random.index(READS.len())] });
+        out.put_i32(if write {
+            WRITES[random.index(WRITES.len())]
+        } else {
+            READS[random.index(READS.len())]
+        });
         out.put_slice(&body);
     }
     out.to_vec()
@@ -126,7 +142,7 @@ fn after_handshake(bodies: Bodies, random: &mut Random) -> Vec<u8> {
 fn learner_info(len: i32, random: &mut Random) -> Vec<u8> {
     let mut out = BytesMut::new();
     out.put_i32(11);
-    out.put_i64(random.next() as i64 >> 20);
+    out.put_i64(random.number() as i64 >> 20);
     out.put_i32(len);
     out.put_slice(&random.bytes(16));
     out.to_vec()
@@ -144,7 +160,9 @@ fn hello(len: i32, random: &mut Random) -> Vec<u8> {
 
 /// Holds connections to every port and sends one byte on each now and then, until `stop`. Returns how many were cut.
 pub fn slow(servers: &[Ports], each: usize, stop: &AtomicBool) -> u64 {
-    let numbers = servers.iter().flat_map(|ports| [ports.client, ports.quorum, ports.election]);
+    let numbers = servers
+        .iter()
+        .flat_map(|ports| [ports.client, ports.quorum, ports.election]);
     let mut streams: Vec<TcpStream> = numbers
         .flat_map(|port| (0..each).filter_map(move |_| TcpStream::connect(loopback(port)).ok()))
         .collect();
@@ -168,7 +186,12 @@ pub fn greedy(servers: &[Ports], stop: &AtomicBool, sent: &AtomicU64) -> Result<
         let mut client = Client::connect(loopback(ports.client), SESSION_TIMEOUT)?;
         let data = vec![b'g'; 100_000];
         // Whoever comes second finds the node there.
-        client.call(&Request::create(GREEDY_PATH, &data, &[Acl::open()], flags::PERSISTENT))?;
+        client.call(&Request::create(
+            GREEDY_PATH,
+            &data,
+            &[Acl::open()],
+            flags::PERSISTENT,
+        ))?;
         client.call(&Request::sync(GREEDY_PATH))?;
         let stream = client.into_stream();
         stream.set_nonblocking(true)?;
@@ -180,7 +203,10 @@ pub fn greedy(servers: &[Ports], stop: &AtomicBool, sent: &AtomicU64) -> Result<
     while !stop.load(Ordering::Relaxed) {
         for stream in &mut clients {
             // A partial write leaves half a request: rubbish, but of a kind that is meant here too.
-            sent.fetch_add(stream.write(&burst).unwrap_or_default() as u64, Ordering::Relaxed);
+            sent.fetch_add(
+                stream.write(&burst).unwrap_or_default() as u64,
+                Ordering::Relaxed,
+            );
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -13,7 +13,10 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { counts: vec![0; ((64 - SUB_BITS as usize) + 1) << SUB_BITS], total: 0 }
+        Self {
+            counts: vec![0; ((64 - SUB_BITS as usize) + 1) << SUB_BITS],
+            total: 0,
+        }
     }
 }
 
@@ -57,7 +60,11 @@ fn bucket(nanos: u64) -> usize {
 
 fn value(bucket: usize) -> u64 {
     let (row, column) = (bucket as u64 >> SUB_BITS, bucket as u64 & (SUB - 1));
-    if row == 0 { column } else { (SUB + column) << (row - 1) }
+    if row == 0 {
+        column
+    } else {
+        (SUB + column) << (row - 1)
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod config;
 pub mod garbage;
 pub mod histogram;
 pub mod load;
+pub mod operator;
 pub mod outage;
 pub mod python;
 pub mod random;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use bytes::{Buf, BufMut, BytesMut};
 use mio::net::TcpStream as MioStream;
 use mio::{Events, Interest, Poll, Token};
@@ -50,10 +50,21 @@ pub struct Measured {
 /// Creates the keys that all loads read and write.
 pub fn prepare(address: SocketAddr) -> Result<()> {
     let mut client = Client::connect(address, SESSION_TIMEOUT)?;
-    let mut requests = vec![Request::create(ROOT, b"", &[Acl::open()], flags::PERSISTENT)];
-    requests.extend((0..KEYS).map(|key| Request::create(&path(key), &DATA, &[Acl::open()], flags::PERSISTENT)));
+    let mut requests = vec![Request::create(
+        ROOT,
+        b"",
+        &[Acl::open()],
+        flags::PERSISTENT,
+    )];
+    requests.extend(
+        (0..KEYS).map(|key| Request::create(&path(key), &DATA, &[Acl::open()], flags::PERSISTENT)),
+    );
     for reply in client.pipeline(&requests)? {
-        ensure!(matches!(reply.err, 0 | code::NODE_EXISTS), "cannot create the keys: error {}", reply.err);
+        ensure!(
+            matches!(reply.err, 0 | code::NODE_EXISTS),
+            "cannot create the keys: error {}",
+            reply.err
+        );
     }
     client.close()?;
     Ok(())
@@ -92,8 +103,12 @@ impl Frames {
             out.to_vec()
         };
         Self {
-            get: (0..KEYS).map(|key| frame(Request::get(&path(key)))).collect(),
-            set: (0..KEYS).map(|key| frame(Request::set(&path(key), &DATA, -1))).collect(),
+            get: (0..KEYS)
+                .map(|key| frame(Request::get(&path(key))))
+                .collect(),
+            set: (0..KEYS)
+                .map(|key| frame(Request::set(&path(key), &DATA, -1)))
+                .collect(),
             set_percent,
             random: Random::new(set_percent + 1),
         }
@@ -101,9 +116,13 @@ impl Frames {
 
     #[inline]
     fn append(&mut self, xid: i32, out: &mut BytesMut) {
-        let number = self.random.next();
-        let key = ((number >> 40) * KEYS >> 24) as usize;
-        let frame = if (number & 0xffff) * 100 < self.set_percent << 16 { &self.set[key] } else { &self.get[key] };
+        let number = self.random.number();
+        let key = (((number >> 40) * KEYS) >> 24) as usize;
+        let frame = if (number & 0xffff) * 100 < self.set_percent << 16 {
+            &self.set[key]
+        } else {
+            &self.get[key]
+        };
         out.put_slice(&frame[..4]);
         out.put_i32(xid);
         out.put_slice(&frame[8..]);
@@ -127,7 +146,11 @@ impl Connection {
     }
 
     fn request(&mut self, now: u64, slot: usize, frames: &mut Frames) {
-        self.xid = if self.xid == i32::MAX { 1 } else { self.xid + 1 };
+        self.xid = if self.xid == i32::MAX {
+            1
+        } else {
+            self.xid + 1
+        };
         frames.append(self.xid, &mut self.output);
         self.sent[slot] = now;
     }
@@ -146,8 +169,15 @@ impl Connection {
     }
 
     /// Takes the whole replies of the input, and puts a new request into the output for each while `more`.
-    fn replies(&mut self, now: u64, frames: &mut Frames, latency: &mut Histogram, more: bool) -> Result<u64> {
+    fn replies(
+        &mut self,
+        now: u64,
+        frames: &mut Frames,
+        latency: Option<&mut Histogram>,
+        more: bool,
+    ) -> Result<u64> {
         let (mut count, mut start) = (0, 0);
+        let mut latency = latency;
         while let Some(head) = self.input[start..self.filled].first_chunk::<20>() {
             let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize + 4;
             if self.filled - start < len {
@@ -158,8 +188,14 @@ impl Connection {
             ensure!(err == 0, "error code {err}");
             start += len;
             let slot = self.oldest;
-            latency.add(now - self.sent[slot]);
-            self.oldest = if slot + 1 == self.sent.len() { 0 } else { slot + 1 };
+            if let Some(latency) = &mut latency {
+                latency.add(now - self.sent[slot]);
+            }
+            self.oldest = if slot + 1 == self.sent.len() {
+                0
+            } else {
+                slot + 1
+            };
             if more {
                 self.request(now, slot, frames);
             }
@@ -191,70 +227,136 @@ pub fn run(
     mut mark: impl FnMut() -> Result<()>,
 ) -> Result<Measured> {
     let mut poll = Poll::new()?;
-    let mut connections = Vec::new();
-    for index in 0..load.connections {
-        let mut connection = Connection::open(addresses[index % addresses.len()], load.depth)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        poll.registry().register(&mut connection.stream, Token(index), interest)?;
-        connections.push(connection);
-    }
-    let mut frames = Frames::new(load.set_percent);
-    let start = Instant::now();
-    let nanos = || start.elapsed().as_nanos() as u64;
-    for connection in &mut connections {
-        (0..load.depth).for_each(|slot| connection.request(nanos(), slot, &mut frames));
-        connection.flush()?;
-    }
-    let (begin, end) = (warm_up.as_nanos() as u64, (warm_up + time).as_nanos() as u64);
-    let (mut latency, mut measuring, mut outstanding) = (Histogram::default(), false, load.connections * load.depth);
-    let mut seconds = vec![0u64; time.as_secs().max(1) as usize + 1];
-    let mut ended = None;
+    let mut run = Run::start(load, addresses, &poll)?;
+    let (begin, end) = (
+        warm_up.as_nanos() as u64,
+        (warm_up + time).as_nanos() as u64,
+    );
     let mut events = Events::with_capacity(load.connections);
-    while outstanding > 0 {
-        poll.poll(&mut events, Some(Duration::from_secs(10)))?;
-        let mut now = nanos();
-        ensure!(!events.is_empty(), "no reply for ten seconds, {outstanding} requests are under way");
-        if !measuring && now >= begin {
-            (latency, measuring) = (Histogram::default(), true);
+    while run.outstanding > 0 {
+        poll.poll(&mut events, Some(PATIENCE))?;
+        ensure!(
+            !events.is_empty(),
+            "no reply for {PATIENCE:?}, {} requests are under way",
+            run.outstanding
+        );
+        let now = run.now();
+        if run.phase == Phase::WarmUp && now >= begin {
+            run.phase = Phase::Measure;
+            run.begin = now;
             mark()?;
         }
-        if ended.is_none() && now >= end {
-            ended = Some((latency.clone(), now));
+        if run.phase == Phase::Measure && now >= end {
+            run.phase = Phase::Drain;
+            run.end = now;
             mark()?;
         }
         for event in &events {
-            let connection = connections.get_mut(event.token().0).context("a token is an index")?;
-            let mut more = event.is_readable();
-            while more {
-                more = connection.fill()?;
-                now = nanos();
-                let count = connection.replies(now, &mut frames, &mut latency, ended.is_none())?;
-                if measuring && ended.is_none() {
-                    let second = ((now - begin) / 1_000_000_000) as usize;
-                    seconds[second.min(time.as_secs() as usize)] += count;
-                }
-                outstanding -= if ended.is_some() { count as usize } else { 0 };
-            }
-            connection.flush()?;
+            run.serve(event.token().0, event.is_readable())?;
         }
     }
-    let (latency, ended) = ended.context("the load ends after its time")?;
-    let rate = latency.total() as f64 / ((ended - begin) as f64 / 1e9);
-    let whole = seconds.get(..time.as_secs() as usize).unwrap_or_default();
-    let worst_second = whole.iter().min().copied().unwrap_or_default();
-    close(connections)?;
-    Ok(Measured { rate, worst_second, operations: latency.total(), latency })
+    run.finish(time)
 }
 
-/// Closes the sessions, so that they don't burden the next load.
-fn close(connections: Vec<Connection>) -> Result<()> {
-    for mut connection in connections {
-        let mut frame = BytesMut::new();
-        frame.put_i32(8);
-        frame.put_i32(connection.xid);
-        frame.put_i32(crate::client::op::CLOSE);
-        connection.output = frame;
-        connection.flush()?;
+/// How long the servers may be silent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Replies do not count yet.
+    WarmUp,
+    /// They do.
+    Measure,
+    /// Only those are awaited that are under way.
+    Drain,
+}
+
+/// A load under way. Times are nanoseconds since its start.
+struct Run {
+    connections: Vec<Connection>,
+    frames: Frames,
+    start: Instant,
+    phase: Phase,
+    begin: u64,
+    end: u64,
+    outstanding: usize,
+    latency: Histogram,
+    /// Replies in each second of the measurement.
+    seconds: Vec<u64>,
+}
+
+impl Run {
+    fn start(load: &Load, addresses: &[SocketAddr], poll: &Poll) -> Result<Self> {
+        let mut connections = Vec::new();
+        for index in 0..load.connections {
+            let mut connection = Connection::open(addresses[index % addresses.len()], load.depth)?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            poll.registry()
+                .register(&mut connection.stream, Token(index), interest)?;
+            connections.push(connection);
+        }
+        let mut run = Self {
+            connections,
+            frames: Frames::new(load.set_percent),
+            start: Instant::now(),
+            phase: Phase::WarmUp,
+            begin: 0,
+            end: 0,
+            outstanding: load.connections * load.depth,
+            latency: Histogram::default(),
+            seconds: Vec::new(),
+        };
+        for connection in &mut run.connections {
+            let now = run.start.elapsed().as_nanos() as u64;
+            (0..load.depth).for_each(|slot| connection.request(now, slot, &mut run.frames));
+            connection.flush()?;
+        }
+        Ok(run)
     }
-    Ok(())
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// One connection can be read or written.
+    fn serve(&mut self, index: usize, readable: bool) -> Result<()> {
+        let mut more = readable;
+        while more {
+            more = self.connections[index].fill()?;
+            let now = self.now();
+            let go_on = self.phase != Phase::Drain;
+            let latency = (self.phase == Phase::Measure).then_some(&mut self.latency);
+            let count = self.connections[index].replies(now, &mut self.frames, latency, go_on)?;
+            match self.phase {
+                Phase::WarmUp => {}
+                Phase::Measure => {
+                    let second = ((now - self.begin) / 1_000_000_000) as usize;
+                    if self.seconds.len() <= second {
+                        self.seconds.resize(second + 1, 0);
+                    }
+                    self.seconds[second] += count;
+                }
+                Phase::Drain => self.outstanding -= count as usize,
+            }
+        }
+        self.connections[index].flush()
+    }
+
+    /// Closes the sessions, so that they don't burden the next load.
+    fn finish(mut self, time: Duration) -> Result<Measured> {
+        for connection in &mut self.connections {
+            Request::close().write_frame(connection.xid, &mut connection.output);
+            connection.flush()?;
+        }
+        let operations = self.latency.total();
+        let rate = operations as f64 / ((self.end - self.begin) as f64 / 1e9);
+        let whole = self.seconds.iter().take(time.as_secs().max(1) as usize);
+        let worst_second = whole.min().copied().unwrap_or_default();
+        Ok(Measured {
+            rate,
+            worst_second,
+            operations,
+            latency: self.latency,
+        })
+    }
 }

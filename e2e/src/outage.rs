@@ -21,22 +21,33 @@ impl Acknowledged {
     /// How many were noted.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.times.lock().expect("no holder of this lock panics").len()
+        self.times
+            .lock()
+            .expect("no holder of this lock panics")
+            .len()
     }
 
     /// The longest time between two acknowledgements of which some part lies between `from` and `to`.
     #[must_use]
     pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
-        longest_gap(&self.times.lock().expect("no holder of this lock panics"), from, to)
+        longest_gap(
+            &self.times.lock().expect("no holder of this lock panics"),
+            from,
+            to,
+        )
     }
 }
 
 fn longest_gap(times: &[Instant], from: Instant, to: Instant) -> Duration {
     let first = times.partition_point(|time| *time < from).saturating_sub(1);
     let last = times.partition_point(|time| *time < to);
-    let inner = times.get(first..=last.min(times.len().saturating_sub(1))).unwrap_or_default();
+    let inner = times
+        .get(first..=last.min(times.len().saturating_sub(1)))
+        .unwrap_or_default();
     let gaps = inner.windows(2).map(|pair| pair[1] - pair[0]);
-    let end = times.last().map_or(to - from, |last| to.saturating_duration_since(*last));
+    let end = times
+        .last()
+        .map_or(to - from, |last| to.saturating_duration_since(*last));
     gaps.chain([end]).max().unwrap_or_default()
 }
 
@@ -49,7 +60,13 @@ impl Gaps {
     #[must_use]
     pub fn after(events: &[Instant], end: Instant, acknowledged: &Acknowledged) -> Self {
         let ends = events.iter().skip(1).copied().chain([end]);
-        Self(events.iter().zip(ends).map(|(from, to)| acknowledged.longest_gap(*from, to)).collect())
+        Self(
+            events
+                .iter()
+                .zip(ends)
+                .map(|(from, to)| acknowledged.longest_gap(*from, to))
+                .collect(),
+        )
     }
 
     /// The longest of them.
@@ -63,7 +80,13 @@ impl std::fmt::Display for Gaps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let best = self.0.iter().min().copied().unwrap_or_default();
         let middle = median(&self.0).unwrap_or_default();
-        write!(f, "best {}, median {}, worst {}", millis(best), millis(middle), millis(self.worst()))
+        write!(
+            f,
+            "best {}, median {}, worst {}",
+            millis(best),
+            millis(middle),
+            millis(self.worst())
+        )
     }
 }
 
@@ -76,9 +99,18 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let times = [at(0), at(10), at(110), at(120)];
-        assert_eq!(longest_gap(&times, at(50), at(115)), Duration::from_millis(100));
-        assert_eq!(longest_gap(&times, at(111), at(119)), Duration::from_millis(10));
-        assert_eq!(longest_gap(&times, at(111), at(400)), Duration::from_millis(280));
+        assert_eq!(
+            longest_gap(&times, at(50), at(115)),
+            Duration::from_millis(100)
+        );
+        assert_eq!(
+            longest_gap(&times, at(111), at(119)),
+            Duration::from_millis(10)
+        );
+        assert_eq!(
+            longest_gap(&times, at(111), at(400)),
+            Duration::from_millis(280)
+        );
         assert_eq!(longest_gap(&[], at(0), at(5)), Duration::from_millis(5));
     }
 }

@@ -60,7 +60,11 @@ impl Spec {
     #[must_use]
     pub fn mixed(members: Vec<(Kind, Role)>) -> Self {
         let java = ["-Xms128m", "-Xmx768m"].map(str::to_owned).to_vec();
-        Self { members, settings: Vec::new(), java }
+        Self {
+            members,
+            settings: Vec::new(),
+            java,
+        }
     }
 
     /// One more line for every `zoo.cfg`.
@@ -134,22 +138,40 @@ impl Server {
             }
             Kind::Apache => {
                 let mut command = Command::new("java");
-                command.args(&self.java).args(["-cp", tools::apache_class_path()?]);
+                command
+                    .args(&self.java)
+                    .args(["-cp", tools::apache_class_path()?]);
                 command.arg("-Dorg.slf4j.simpleLogger.showDateTime=true");
                 command.arg("-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS");
-                command.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(config);
+                command
+                    .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+                    .arg(config);
                 command
             }
         };
-        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(&self.dir);
-        self.child = Some(command.spawn().with_context(|| format!("cannot start {command:?}"))?);
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .current_dir(&self.dir);
+        self.child = Some(
+            command
+                .spawn()
+                .with_context(|| format!("cannot start {command:?}"))?,
+        );
         Ok(())
     }
 
     /// `kill -9`, and waits until the process is gone.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().with_context(|| format!("server {} does not run", self.id))?;
+        let mut child = self
+            .child
+            .take()
+            .with_context(|| format!("server {} does not run", self.id))?;
         child.kill()?;
         child.wait()?;
         Ok(())
@@ -158,7 +180,10 @@ impl Server {
     /// SIGTERM; returns the exit code, or an error when the process is still there after `patience`.
     pub fn terminate(&mut self, patience: Duration) -> Result<Option<i32>> {
         self.signal(Signal::TERM)?;
-        let mut child = self.child.take().context("a process that was signalled is there")?;
+        let mut child = self
+            .child
+            .take()
+            .context("a process that was signalled is there")?;
         let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = child.try_wait()? {
@@ -166,7 +191,10 @@ impl Server {
             }
             if Instant::now() > deadline {
                 self.child = Some(child);
-                bail!("server {} does not stop at SIGTERM within {patience:?}", self.id);
+                bail!(
+                    "server {} does not stop at SIGTERM within {patience:?}",
+                    self.id
+                );
             }
             std::thread::sleep(POLL);
         }
@@ -183,13 +211,18 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child.as_ref().with_context(|| format!("server {} does not run", self.id))?;
+        let child = self
+            .child
+            .as_ref()
+            .with_context(|| format!("server {} does not run", self.id))?;
         Ok(kill_process(Pid::from_child(child), signal)?)
     }
 
     /// An error if the process has ended by itself.
     pub fn check_alive(&mut self) -> Result<()> {
-        let Some(child) = &mut self.child else { return Ok(()) };
+        let Some(child) = &mut self.child else {
+            return Ok(());
+        };
         if let Some(status) = child.try_wait()? {
             self.child = None;
             bail!("server {} ended by itself: {status}", self.id);
@@ -212,7 +245,10 @@ impl Server {
     pub fn rss(&self) -> Result<u64> {
         let pid = self.pid().context("the server does not run")?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS is there")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("VmRSS is there")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib * 1024)
     }
@@ -220,7 +256,9 @@ impl Server {
     /// Everything that it printed so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(self.log_path())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -237,8 +275,16 @@ impl Server {
 /// User and system time that a process has used.
 pub fn cpu(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = [11, 12]
+        .iter()
+        .filter_map(|i| fields.get(*i)?.parse::<u64>().ok())
+        .sum();
     Ok(Duration::from_millis(ticks * 10))
 }
 
@@ -246,9 +292,16 @@ pub fn cpu(pid: u32) -> Result<Duration> {
 #[must_use]
 pub fn srvr(address: SocketAddr) -> Option<Srvr> {
     let text = four_letter_word(address, "srvr").ok()?;
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
     let zxid = i64::from_str_radix(field("Zxid: ")?.trim_start_matches("0x"), 16).ok()?;
-    Some(Srvr { mode: field("Mode: ")?.to_owned(), zxid })
+    Some(Srvr {
+        mode: field("Mode: ")?.to_owned(),
+        zxid,
+    })
 }
 
 /// Sends a four-letter word and returns the answer.
@@ -262,13 +315,20 @@ pub fn four_letter_word(address: SocketAddr, word: &str) -> Result<String> {
 }
 
 /// Calls `probe` until it gives something, or fails after `patience` with `what` in the message.
-pub fn wait_for<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait_for<T>(
+    what: &str,
+    patience: Duration,
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = probe()? {
             return Ok(found);
         }
-        ensure!(start.elapsed() < patience, "waited {patience:?} in vain for {what}");
+        ensure!(
+            start.elapsed() < patience,
+            "waited {patience:?} in vain for {what}"
+        );
         std::thread::sleep(POLL);
     }
 }
@@ -284,20 +344,38 @@ pub struct Ensemble {
 impl Ensemble {
     /// Writes the files of all members; starts none.
     pub fn prepare(spec: &Spec) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("ensemble-").tempdir_in(tools::work_dir()?)?;
-        let ports: Vec<Ports> = spec.members.iter().map(|_| Ports::free()).collect::<Result<_>>()?;
+        let dir = tempfile::Builder::new()
+            .prefix("ensemble-")
+            .tempdir_in(tools::work_dir()?)?;
+        let ports: Vec<Ports> = spec
+            .members
+            .iter()
+            .map(|_| Ports::free())
+            .collect::<Result<_>>()?;
         let numbered = || spec.members.iter().zip(&ports).zip(1u32..);
-        let lines: String =
-            numbered().map(|(((_, role), ports), id)| config::server_line(id, *role, ports)).collect();
+        let lines: String = numbered()
+            .map(|(((_, role), ports), id)| config::server_line(id, *role, ports))
+            .collect();
         let mut servers = Vec::new();
         for (((kind, role), ports), id) in numbered() {
             let home = dir.path().join(format!("server-{id}"));
             config::write(&home, id, *role, ports.client, &lines, &spec.settings)?;
             File::create(home.join("log.txt"))?;
             let java = spec.java.clone();
-            servers.push(Server { id, kind: *kind, role: *role, ports: *ports, dir: home, java, child: None });
+            servers.push(Server {
+                id,
+                kind: *kind,
+                role: *role,
+                ports: *ports,
+                dir: home,
+                java,
+                child: None,
+            });
         }
-        Ok(Self { servers, dir: Some(dir) })
+        Ok(Self {
+            servers,
+            dir: Some(dir),
+        })
     }
 
     /// Starts all members and waits until all of them serve.
@@ -309,7 +387,11 @@ impl Ensemble {
 
     /// Starts every member that does not run and waits until all serve.
     pub fn start_all(&mut self) -> Result<()> {
-        for server in self.servers.iter_mut().filter(|server| server.child.is_none()) {
+        for server in self
+            .servers
+            .iter_mut()
+            .filter(|server| server.child.is_none())
+        {
             server.start()?;
         }
         self.wait_serving()
@@ -349,7 +431,10 @@ impl Ensemble {
     #[must_use]
     pub fn leader(&self) -> Option<u32> {
         let running = self.servers.iter().filter(|server| server.child.is_some());
-        running.filter(|server| server.srvr().is_some_and(|srvr| srvr.mode == "leader")).map(|server| server.id).next()
+        running
+            .filter(|server| server.srvr().is_some_and(|srvr| srvr.mode == "leader"))
+            .map(|server| server.id)
+            .next()
     }
 
     /// Waits for a member that leads.
@@ -391,8 +476,16 @@ impl Drop for Ensemble {
         let _ = self.kill_all();
         let Some(dir) = self.dir.take() else { return };
         for server in &self.servers {
-            say(format!("--- end of the log of server {} ({:?})\n{}", server.id, server.kind, server.log_tail()));
+            say(format!(
+                "--- end of the log of server {} ({:?})\n{}",
+                server.id,
+                server.kind,
+                server.log_tail()
+            ));
         }
-        say(format!("--- everything is kept in {}", dir.keep().display()));
+        say(format!(
+            "--- everything is kept in {}",
+            dir.keep().display()
+        ));
     }
 }

@@ -13,7 +13,8 @@ use crate::report::say;
 /// The release that ours is measured against.
 pub const APACHE_VERSION: &str = "3.9.5";
 const KAZOO: &str = "kazoo==2.11.*";
-const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
+const DEPENDENCY_PLUGIN: &str =
+    "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
 
 /// Group, artifact and version of what a server needs at run time. All but the first are "provided" in its own pom.
 const APACHE_JARS: [[&str; 3]; 5] = [
@@ -32,12 +33,18 @@ pub fn apache_class_path() -> Result<&'static str> {
         provision(&dir, || {
             need("java", "default-jre-headless")?;
             need("mvn", "maven")?;
-            say(format!("fetching Apache ZooKeeper {APACHE_VERSION} by Maven"));
+            say(format!(
+                "fetching Apache ZooKeeper {APACHE_VERSION} by Maven"
+            ));
             fs::create_dir_all(&dir)?;
             fs::write(dir.join("pom.xml"), pom())?;
-            run(Command::new("mvn")
-                .current_dir(&dir)
-                .args(["-B", "-q", DEPENDENCY_PLUGIN, "-DincludeScope=runtime", "-DoutputDirectory=lib"]))
+            run(Command::new("mvn").current_dir(&dir).args([
+                "-B",
+                "-q",
+                DEPENDENCY_PLUGIN,
+                "-DincludeScope=runtime",
+                "-DoutputDirectory=lib",
+            ]))
         })?;
         need("java", "default-jre-headless")?;
         Ok(format!("{}/*", dir.join("lib").display()))
@@ -52,7 +59,11 @@ pub fn python() -> Result<&'static Path> {
         let dir = cache_dir()?.join("python");
         provision(&dir, || {
             need("python3", "python3")?;
-            let venv = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir));
+            let venv = || {
+                run(Command::new("python3")
+                    .args(["-m", "venv", "--clear"])
+                    .arg(&dir))
+            };
             if venv().is_err() {
                 install("python3-venv")?;
                 venv()?;
@@ -65,7 +76,7 @@ pub fn python() -> Result<&'static Path> {
     .map(PathBuf::as_path)
 }
 
-/// Our server's binary: `ZOOKEEPER_NODE`, or else built by cargo in the profile that the caller was built in.
+/// Our server's binary: `ZOOKEEPER_NODE`, or else built by cargo in its release profile.
 pub fn node() -> Result<&'static Path> {
     static NODE: OnceLock<PathBuf> = OnceLock::new();
     once(&NODE, || own_binary("ZOOKEEPER_NODE", "zookeeper-node")).map(PathBuf::as_path)
@@ -74,7 +85,10 @@ pub fn node() -> Result<&'static Path> {
 /// The operator's binary: `ZOOKEEPER_OPERATOR`, or else built by cargo.
 pub fn operator() -> Result<&'static Path> {
     static OPERATOR: OnceLock<PathBuf> = OnceLock::new();
-    once(&OPERATOR, || own_binary("ZOOKEEPER_OPERATOR", "zookeeper-operator")).map(PathBuf::as_path)
+    once(&OPERATOR, || {
+        own_binary("ZOOKEEPER_OPERATOR", "zookeeper-operator")
+    })
+    .map(PathBuf::as_path)
 }
 
 /// A folder for the data and logs of servers: on the disk of the target folder, never in memory, so that fsync counts.
@@ -87,39 +101,48 @@ pub fn work_dir() -> Result<PathBuf> {
 fn own_binary(variable: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
-        ensure!(path.is_file(), "{variable} names {}, which is no file", path.display());
+        ensure!(
+            path.is_file(),
+            "{variable} names {}, which is no file",
+            path.display()
+        );
         return Ok(path);
     }
     build()?;
-    Ok(profile_dir()?.join(name))
+    Ok(target_dir()?.join("release").join(name))
 }
 
-/// Builds both of our programs, once in this process. Cargo's own lock keeps other processes out.
+/// Builds both of our programs as they are shipped, once in this process; cargo's own lock keeps other processes out.
 fn build() -> Result<()> {
     static BUILT: OnceLock<()> = OnceLock::new();
     once(&BUILT, || {
-        let release = profile_dir()?.ends_with("release");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "-p", "node", "-p", "operator", "--bins"]);
-        cargo.env("CARGO_TARGET_DIR", target_dir()?);
-        if release {
-            cargo.arg("--release");
-        }
+        cargo
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("CARGO_TARGET_DIR", target_dir()?);
+        cargo.args([
+            "build",
+            "--release",
+            "-p",
+            "node",
+            "-p",
+            "operator",
+            "--bins",
+        ]);
         say("building zookeeper-node and zookeeper-operator");
         run(&mut cargo)
-    })
-    .map(|()| ())
+    })?;
+    Ok(())
 }
 
-/// The folder of the running program's profile: `target/release` or `target/debug`.
-fn profile_dir() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let dir = program.ancestors().find(|dir| dir.ends_with("release") || dir.ends_with("debug"));
-    dir.map(Path::to_path_buf).with_context(|| format!("{} is in no target folder of cargo", program.display()))
-}
-
+/// Cargo's target folder, in which the running program was built.
 fn target_dir() -> Result<PathBuf> {
-    profile_dir()?.parent().map(Path::to_path_buf).context("a profile's folder is in the target folder")
+    let program = std::env::current_exe()?;
+    let profile = program
+        .ancestors()
+        .find(|dir| dir.ends_with("release") || dir.ends_with("debug"));
+    let target = profile.and_then(Path::parent).map(Path::to_path_buf);
+    target.with_context(|| format!("{} is in no target folder of cargo", program.display()))
 }
 
 fn cache_dir() -> Result<PathBuf> {
@@ -165,7 +188,10 @@ fn need(program: &str, package: &str) -> Result<()> {
         return Ok(());
     }
     install(package)?;
-    ensure!(on_path(program), "{program} is missing although the package {package} was installed");
+    ensure!(
+        on_path(program),
+        "{program} is missing although the package {package} was installed"
+    );
     Ok(())
 }
 
@@ -176,19 +202,32 @@ fn on_path(program: &str) -> bool {
 
 fn install(package: &str) -> Result<()> {
     if !rustix::process::geteuid().is_root() || !on_path("apt-get") {
-        bail!("the tests need Debian's package {package} (or the same from elsewhere): please install it");
+        bail!(
+            "the tests need Debian's package {package} (or the same from elsewhere): please install it"
+        );
     }
     say(format!("installing {package}"));
-    let apt = |args: &[&str]| run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(args));
+    let apt = |args: &[&str]| {
+        run(Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(args))
+    };
     apt(&["update", "-q"])?;
     apt(&["install", "-q", "-y", "--no-install-recommends", package])
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
     if !output.status.success() {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        bail!("{command:?} failed ({}):\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+        bail!(
+            "{command:?} failed ({}):\n{}{}",
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
     }
     Ok(())
 }

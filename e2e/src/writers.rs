@@ -39,7 +39,10 @@ pub struct Writers {
 impl Writers {
     /// Makes the writers' folders and starts `count` sessions, spread over the members.
     pub fn start(addresses: &[SocketAddr], count: usize) -> Result<Self> {
-        prepare(*addresses.first().context("an ensemble has members")?, count)?;
+        prepare(
+            *addresses.first().context("an ensemble has members")?,
+            count,
+        )?;
         let shared = Arc::new(Shared {
             addresses: RwLock::new(addresses.to_vec()),
             stop: AtomicBool::new(false),
@@ -63,20 +66,28 @@ impl Writers {
     pub fn wait_progress(&self, count: usize, patience: Duration) -> Result<()> {
         let goal = self.shared.acknowledged.count() + count;
         crate::servers::wait_for("writes to go on", patience, || {
-            ensure!(!self.threads.iter().any(JoinHandle::is_finished), "a writer ended by itself");
+            ensure!(
+                !self.threads.iter().any(JoinHandle::is_finished),
+                "a writer ended by itself"
+            );
             Ok((self.shared.acknowledged.count() >= goal).then_some(()))
         })
     }
 
     /// The members changed: writers go to these from their next connection on.
     pub fn set_addresses(&self, addresses: &[SocketAddr]) {
-        *self.shared.addresses.write().expect("no holder of this lock panics") = addresses.to_vec();
+        *self
+            .shared
+            .addresses
+            .write()
+            .expect("no holder of this lock panics") = addresses.to_vec();
     }
 
     /// Ends the load; each writer closes its session.
     pub fn stop(self) -> Result<Vec<Log>> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let join = |thread: JoinHandle<Result<Log>>| thread.join().expect("a writer does not panic");
+        let join =
+            |thread: JoinHandle<Result<Log>>| thread.join().expect("a writer does not panic");
         self.threads.into_iter().map(join).collect()
     }
 }
@@ -85,13 +96,18 @@ fn prepare(address: SocketAddr, count: usize) -> Result<()> {
     let mut client = Client::connect(address, SESSION_TIMEOUT)?;
     let mut make = |path: &str, acl: &[Acl]| -> Result<()> {
         let reply = client.call(&Request::create(path, b"0", acl, flags::PERSISTENT))?;
-        ensure!(matches!(reply.err, 0 | code::NODE_EXISTS), "cannot create {path}: error {}", reply.err);
+        ensure!(
+            matches!(reply.err, 0 | code::NODE_EXISTS),
+            "cannot create {path}: error {}",
+            reply.err
+        );
         Ok(())
     };
     make(ack::ROOT, &[Acl::open()])?;
     for writer in 0..count {
         make(&ack::folder(writer), &[Acl::open()])?;
-        (0..COUNTERS).try_for_each(|counter| make(&ack::counter(writer, counter), &[Acl::open()]))?;
+        (0..COUNTERS)
+            .try_for_each(|counter| make(&ack::counter(writer, counter), &[Acl::open()]))?;
     }
     client.close()?;
     Ok(())
@@ -116,7 +132,10 @@ impl<'a> Writer<'a> {
         Self {
             shared,
             random: Random::new(writer as u64 + 1),
-            log: Log { writer, ..Log::default() },
+            log: Log {
+                writer,
+                ..Log::default()
+            },
             session: None,
             next: writer,
             number: 0,
@@ -150,7 +169,11 @@ impl<'a> Writer<'a> {
 
     fn connect(&mut self) -> Option<Client> {
         let address = {
-            let addresses = self.shared.addresses.read().expect("no holder of this lock panics");
+            let addresses = self
+                .shared
+                .addresses
+                .read()
+                .expect("no holder of this lock panics");
             self.next = (self.next + 1) % addresses.len().max(1);
             *addresses.get(self.next)?
         };
@@ -174,12 +197,18 @@ impl<'a> Writer<'a> {
         let writes: Vec<(u64, Write)> = (0..BATCH).map(|place| self.choose(place)).collect();
         let read = self.random.below(COUNTERS);
         let folder = ack::folder(self.log.writer);
-        let mut requests: Vec<Request> = writes.iter().map(|write| self.request(&folder, write)).collect();
+        let mut requests: Vec<Request> = writes
+            .iter()
+            .map(|write| self.request(&folder, write))
+            .collect();
         requests.push(Request::get(&ack::counter(self.log.writer, read)));
         let mut result = client.send(&requests);
         let mut last_zxid = client.session().last_zxid;
         for (number, write) in writes {
-            let reply = result.as_ref().map_err(|_| ()).and_then(|()| client.receive().map_err(|_| ()));
+            let reply = result
+                .as_ref()
+                .map_err(|_| ())
+                .and_then(|()| client.receive().map_err(|_| ()));
             let outcome = match reply {
                 Ok(reply) => self.outcome(number, &write, &reply, &mut last_zxid),
                 Err(()) => None,
@@ -188,7 +217,12 @@ impl<'a> Writer<'a> {
                 result = Err(std::io::ErrorKind::ConnectionAborted.into());
             }
             let outcome = outcome.unwrap_or(Outcome::Unknown);
-            self.log.entries.push(Entry { number, batch: self.batch, write, outcome });
+            self.log.entries.push(Entry {
+                number,
+                batch: self.batch,
+                write,
+                outcome,
+            });
         }
         result?;
         self.shared.acknowledged.now();
@@ -203,9 +237,13 @@ impl<'a> Writer<'a> {
             0 | 1 => Write::Create,
             2 | 3 if self.live.len() > LIVE_NODES => {
                 let index = self.random.index(self.live.len());
-                Write::Delete { path: self.live.swap_remove(index) }
+                Write::Delete {
+                    path: self.live.swap_remove(index),
+                }
             }
-            _ => Write::Set { counter: self.random.below(COUNTERS) },
+            _ => Write::Set {
+                counter: self.random.below(COUNTERS),
+            },
         };
         (self.number, write)
     }
@@ -213,21 +251,37 @@ impl<'a> Writer<'a> {
     fn request(&self, folder: &str, (number, write): &(u64, Write)) -> Request {
         let data = number.to_string();
         match write {
-            Write::Create => {
-                Request::create(&format!("{folder}/n-"), data.as_bytes(), &[Acl::open()], flags::SEQUENTIAL)
-            }
-            Write::Set { counter } => Request::set(&ack::counter(self.log.writer, *counter), data.as_bytes(), -1),
+            Write::Create => Request::create(
+                &format!("{folder}/n-"),
+                data.as_bytes(),
+                &[Acl::open()],
+                flags::SEQUENTIAL,
+            ),
+            Write::Set { counter } => Request::set(
+                &ack::counter(self.log.writer, *counter),
+                data.as_bytes(),
+                -1,
+            ),
             Write::Delete { path } => Request::delete(path),
         }
     }
 
     /// What a reply says of a write; `None` when the session is not served here any more.
-    fn outcome(&mut self, number: u64, write: &Write, reply: &Reply, last_zxid: &mut i64) -> Option<Outcome> {
+    fn outcome(
+        &mut self,
+        number: u64,
+        write: &Write,
+        reply: &Reply,
+        last_zxid: &mut i64,
+    ) -> Option<Outcome> {
         if matches!(reply.err, code::SESSION_EXPIRED | code::SESSION_MOVED) {
             return None;
         }
         if reply.zxid < *last_zxid {
-            self.violation(format!("write {number}: zxid {:#x} after {last_zxid:#x}", reply.zxid));
+            self.violation(format!(
+                "write {number}: zxid {:#x} after {last_zxid:#x}",
+                reply.zxid
+            ));
         }
         *last_zxid = reply.zxid;
         match self.acknowledge(number, write, reply) {
@@ -249,21 +303,35 @@ impl<'a> Writer<'a> {
             Write::Set { counter } => {
                 let stat: node_core::proto::data::Stat = reply.read()?;
                 self.counters[*counter as usize] = number;
-                (ack::counter(self.log.writer, *counter), stat.mzxid.0, stat.version)
+                (
+                    ack::counter(self.log.writer, *counter),
+                    stat.mzxid.0,
+                    stat.version,
+                )
             }
             Write::Delete { path } => {
                 ensure!(reply.err == 0, "error code {}", reply.err);
                 (path.clone(), reply.zxid, 0)
             }
         };
-        ensure!(zxid <= reply.zxid, "the node says zxid {zxid:#x}, the reply {:#x}", reply.zxid);
-        Ok(Outcome::Acknowledged { path, zxid, version })
+        ensure!(
+            zxid <= reply.zxid,
+            "the node says zxid {zxid:#x}, the reply {:#x}",
+            reply.zxid
+        );
+        Ok(Outcome::Acknowledged {
+            path,
+            zxid,
+            version,
+        })
     }
 
     /// A session sees its own writes, on whichever member it is.
     fn check_read(&mut self, counter: u64, reply: &Reply, last_zxid: i64) {
         let expected = self.counters[counter as usize];
-        let seen = reply.data().and_then(|(data, _)| ack::parse(&data.unwrap_or_default()));
+        let seen = reply
+            .data()
+            .and_then(|(data, _)| ack::parse(&data.unwrap_or_default()));
         match seen {
             Ok(seen) if seen >= expected && reply.zxid >= last_zxid => {}
             Ok(seen) => self.violation(format!(

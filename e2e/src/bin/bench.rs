@@ -12,12 +12,42 @@ use e2e::servers::{self, Ensemble, Kind, Server, Spec};
 
 /// What the systems are measured by.
 const LOADS: [Load; 6] = [
-    Load { name: "get, n60 d20", connections: 60, depth: 20, set_percent: 0 },
-    Load { name: "set, n60 d20", connections: 60, depth: 20, set_percent: 100 },
-    Load { name: "10 % set, n60 d20", connections: 60, depth: 20, set_percent: 10 },
-    Load { name: "get, n600 d1", connections: 600, depth: 1, set_percent: 0 },
-    Load { name: "set, one client", connections: 1, depth: 1, set_percent: 100 },
-    Load { name: "get, one client", connections: 1, depth: 1, set_percent: 0 },
+    Load {
+        name: "get, n60 d20",
+        connections: 60,
+        depth: 20,
+        set_percent: 0,
+    },
+    Load {
+        name: "set, n60 d20",
+        connections: 60,
+        depth: 20,
+        set_percent: 100,
+    },
+    Load {
+        name: "10 % set, n60 d20",
+        connections: 60,
+        depth: 20,
+        set_percent: 10,
+    },
+    Load {
+        name: "get, n600 d1",
+        connections: 600,
+        depth: 1,
+        set_percent: 0,
+    },
+    Load {
+        name: "set, one client",
+        connections: 1,
+        depth: 1,
+        set_percent: 100,
+    },
+    Load {
+        name: "get, one client",
+        connections: 1,
+        depth: 1,
+        set_percent: 0,
+    },
 ];
 
 /// The settings of Apache's that cost the fewest hand-offs between threads.
@@ -45,8 +75,16 @@ impl System {
     }
 
     fn spec(self) -> Spec {
-        let kind = if self == Self::Ours { Kind::Ours } else { Kind::Apache };
-        let mut java = vec!["-Xms1g", "-Xmx2g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"];
+        let kind = if self == Self::Ours {
+            Kind::Ours
+        } else {
+            Kind::Apache
+        };
+        let mut java = vec![
+            "-Xms1g",
+            "-Xmx2g",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        ];
         if self == Self::ApacheTuned {
             java.extend(TUNED);
         }
@@ -94,14 +132,19 @@ fn main() -> Result<()> {
         load::prepare(ensemble.servers[0].address())?;
         ensembles.push(ensemble);
     }
-    let loads: Vec<&Load> = LOADS.iter().filter(|load| load.name.contains(&args.only)).collect();
+    let loads: Vec<&Load> = LOADS
+        .iter()
+        .filter(|load| load.name.contains(&args.only))
+        .collect();
     ensure!(!loads.is_empty(), "no load is called {:?}", args.only);
     warm(&ensembles, &loads, &args)?;
     println!("{}", head(&args)?);
     for load in loads {
         let mut rows: Vec<Vec<Row>> = args.systems.iter().map(|_| Vec::new()).collect();
         for round in 1..=args.rounds {
-            for (system, (ensemble, rows)) in args.systems.iter().zip(ensembles.iter().zip(&mut rows)) {
+            for (system, (ensemble, rows)) in
+                args.systems.iter().zip(ensembles.iter().zip(&mut rows))
+            {
                 let row = measure(load, ensemble, &args)?;
                 say(format!(
                     "{}, {}, round {round}: {:.0}/s; this program took {:.2} µs/op",
@@ -122,8 +165,14 @@ fn main() -> Result<()> {
 fn warm(ensembles: &[Ensemble], loads: &[&Load], args: &Args) -> Result<()> {
     for ensemble in ensembles {
         for load in loads {
-            load::run(load, &ensemble.addresses(), Duration::ZERO, Duration::from_secs(args.seconds), || Ok(()))
-                .with_context(|| format!("warming up with {}", load.name))?;
+            load::run(
+                load,
+                &ensemble.addresses(),
+                Duration::ZERO,
+                Duration::from_secs(args.seconds),
+                || Ok(()),
+            )
+            .with_context(|| format!("warming up with {}", load.name))?;
         }
     }
     Ok(())
@@ -131,19 +180,43 @@ fn warm(ensembles: &[Ensemble], loads: &[&Load], args: &Args) -> Result<()> {
 
 fn measure(load: &Load, ensemble: &Ensemble, args: &Args) -> Result<Row> {
     let cpu = || -> Result<(Duration, Duration)> {
-        Ok((ensemble.servers.iter().map(Server::cpu).sum::<Result<_>>()?, servers::cpu(std::process::id())?))
+        Ok((
+            ensemble
+                .servers
+                .iter()
+                .map(Server::cpu)
+                .sum::<Result<_>>()?,
+            servers::cpu(std::process::id())?,
+        ))
     };
     let mut marks = Vec::new();
-    let (warm_up, time) = (Duration::from_secs(args.warm_up), Duration::from_secs(args.seconds));
+    let (warm_up, time) = (
+        Duration::from_secs(args.warm_up),
+        Duration::from_secs(args.seconds),
+    );
     let measured = load::run(load, &ensemble.addresses(), warm_up, time, || {
         marks.push(cpu()?);
         Ok(())
     })?;
-    let [(from, own_from), (to, own_to)] = marks[..] else { anyhow::bail!("a measurement begins and ends") };
-    let own_cpu = ratio((own_to - own_from).as_secs_f64() * 1e6, measured.operations as f64);
-    let rss: u64 = ensemble.servers.iter().map(Server::rss).sum::<Result<_>>()?;
+    let [(from, own_from), (to, own_to)] = marks[..] else {
+        anyhow::bail!("a measurement begins and ends")
+    };
+    let own_cpu = ratio(
+        (own_to - own_from).as_secs_f64() * 1e6,
+        measured.operations as f64,
+    );
+    let rss: u64 = ensemble
+        .servers
+        .iter()
+        .map(Server::rss)
+        .sum::<Result<_>>()?;
     let cpu = ratio((to - from).as_secs_f64() * 1e6, measured.operations as f64);
-    Ok(Row { measured, cpu, own_cpu, rss: rss as f64 / f64::from(1 << 20) })
+    Ok(Row {
+        measured,
+        cpu,
+        own_cpu,
+        rss: rss as f64 / f64::from(1 << 20),
+    })
 }
 
 fn head(args: &Args) -> Result<String> {
@@ -162,7 +235,11 @@ fn print_load(load: &Load, systems: &[System], rows: &[Vec<Row>]) -> Result<()> 
     let middle = |rows: &[Row], value: &dyn Fn(&Row) -> f64| -> Result<f64> {
         median(&rows.iter().map(value).collect::<Vec<_>>()).context("there is at least one round")
     };
-    let quantile = |rows: &[Row], part: f64| middle(rows, &|row| row.measured.latency.quantile(part) as f64 / 1e6);
+    let quantile = |rows: &[Row], part: f64| {
+        middle(rows, &|row| {
+            row.measured.latency.quantile(part) as f64 / 1e6
+        })
+    };
     let mut rates = Vec::new();
     for (system, rows) in systems.iter().zip(rows) {
         let rate = middle(rows, &|row| row.measured.rate)?;
@@ -179,10 +256,28 @@ fn print_load(load: &Load, systems: &[System], rows: &[Vec<Row>]) -> Result<()> 
         );
         rates.push((*system, rate, cpu));
     }
-    let Some((_, rate, cpu)) = rates.iter().find(|(system, ..)| *system == System::Ours).copied() else { return Ok(()) };
-    let ratios = rates.iter().filter(|(system, ..)| *system != System::Ours).map(|(system, other_rate, other_cpu)| {
-        format!("{:.1}× {} (CPU 1/{:.1})", ratio(rate, *other_rate), system.name(), ratio(*other_cpu, cpu))
-    });
-    println!("| {} | **ratio** | {} | | | | | | |", load.name, ratios.collect::<Vec<_>>().join("; "));
+    let Some((_, rate, cpu)) = rates
+        .iter()
+        .find(|(system, ..)| *system == System::Ours)
+        .copied()
+    else {
+        return Ok(());
+    };
+    let ratios = rates
+        .iter()
+        .filter(|(system, ..)| *system != System::Ours)
+        .map(|(system, other_rate, other_cpu)| {
+            format!(
+                "{:.1}× {} (CPU 1/{:.1})",
+                ratio(rate, *other_rate),
+                system.name(),
+                ratio(*other_cpu, cpu)
+            )
+        });
+    println!(
+        "| {} | **ratio** | {} | | | | | | |",
+        load.name,
+        ratios.collect::<Vec<_>>().join("; ")
+    );
     Ok(())
 }

@@ -18,7 +18,9 @@ const GROWTH: u64 = 16 * MIB;
 /// `ZK_E2E_SECONDS`, or ten.
 fn seconds() -> Result<u64> {
     match std::env::var("ZK_E2E_SECONDS") {
-        Ok(text) => text.parse().with_context(|| format!("ZK_E2E_SECONDS is {text:?}, which is no number")),
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("ZK_E2E_SECONDS is {text:?}, which is no number")),
         Err(_) => Ok(10),
     }
 }
@@ -28,27 +30,44 @@ fn rubbish_on_all_ports_leaves_the_ensemble_serving_and_its_memory_flat() -> Res
     let _alone = crate::alone("rubbish on all three ports");
     let time = Duration::from_secs(seconds()?);
     let kind = Kind::chosen()?;
-    let spec = Spec::new(kind, 3, 1).java(&["-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]);
+    let spec =
+        Spec::new(kind, 3, 1).java(&["-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]);
     let mut ensemble = Ensemble::start(&spec)?;
     let leader = ensemble.wait_leader()?;
     let ports: Vec<_> = ensemble.servers.iter().map(|server| server.ports).collect();
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let (outcome, counts) = std::thread::scope(|scope| {
-        let senders = (0..2).map(|n| scope.spawn({
-            let (ports, stop) = (&ports, &stop);
-            let bodies = if kind == Kind::Apache { garbage::Bodies::Reads } else { garbage::Bodies::All };
-            move || garbage::rubbish(ports, SEED + n, bodies, stop)
-        }));
+        let senders = (0..2).map(|n| {
+            scope.spawn({
+                let (ports, stop) = (&ports, &stop);
+                let bodies = if kind == Kind::Apache {
+                    garbage::Bodies::Reads
+                } else {
+                    garbage::Bodies::All
+                };
+                move || garbage::rubbish(ports, SEED + n, bodies, stop)
+            })
+        });
         let senders: Vec<_> = senders.collect();
         let slow = scope.spawn(|| garbage::slow(&ports, 5, &stop));
         // Apache's server keeps answers that nobody reads until its heap is full, and then it is gone.
-        let victims = if kind == Kind::Apache { &[][..] } else { &ports[..] };
+        let victims = if kind == Kind::Apache {
+            &[][..]
+        } else {
+            &ports[..]
+        };
         let greedy = scope.spawn(|| garbage::greedy(victims, &stop, &sent));
         let outcome = serve_well(&ensemble, time);
         stop.store(true, Ordering::Relaxed);
-        let rubbish: u64 = senders.into_iter().map(|thread| thread.join().expect("it does not panic")).sum();
+        let rubbish: u64 = senders
+            .into_iter()
+            .map(|thread| thread.join().expect("it does not panic"))
+            .sum();
         let cut = slow.join().expect("it does not panic");
-        (outcome.and(greedy.join().expect("it does not panic").map(|()| ())), (rubbish, cut))
+        (
+            outcome.and(greedy.join().expect("it does not panic")),
+            (rubbish, cut),
+        )
     });
     outcome?;
     say(format!(
@@ -60,7 +79,10 @@ fn rubbish_on_all_ports_leaves_the_ensemble_serving_and_its_memory_flat() -> Res
     for server in &mut ensemble.servers {
         server.check_alive()?;
     }
-    ensure!(ensemble.leader() == Some(leader), "the leader did not change");
+    ensure!(
+        ensemble.leader() == Some(leader),
+        "the leader did not change"
+    );
     e2e::check::equal_trees(&ensemble.addresses())?;
     ensemble.passed()
 }
@@ -71,11 +93,19 @@ fn serve_well(ensemble: &Ensemble, time: Duration) -> Result<()> {
     for (number, address) in ensemble.addresses().into_iter().enumerate() {
         let mut client = Client::connect(address, Duration::from_secs(10))?;
         let path = format!("/well-{number}");
-        client.call(&Request::create(&path, b"", &[Acl::open()], flags::PERSISTENT))?.created()?;
+        client
+            .call(&Request::create(
+                &path,
+                b"",
+                &[Acl::open()],
+                flags::PERSISTENT,
+            ))?
+            .created()?;
         clients.push((client, path));
     }
     let memory = || -> Result<Vec<u64>> { ensemble.servers.iter().map(Server::rss).collect() };
-    let (start, mut before, mut worst, mut rounds) = (Instant::now(), Vec::new(), Duration::ZERO, 0u64);
+    let (start, mut before, mut worst, mut rounds) =
+        (Instant::now(), Vec::new(), Duration::ZERO, 0u64);
     while start.elapsed() < time {
         if before.is_empty() && start.elapsed() > time / 4 {
             before = memory()?;
@@ -84,7 +114,9 @@ fn serve_well(ensemble: &Ensemble, time: Duration) -> Result<()> {
         for (client, path) in &mut clients {
             let begin = Instant::now();
             let data = rounds.to_string();
-            client.call(&Request::set(path, data.as_bytes(), -1)).with_context(|| format!("round {rounds} of {path}"))?;
+            client
+                .call(&Request::set(path, data.as_bytes(), -1))
+                .with_context(|| format!("round {rounds} of {path}"))?;
             let (found, _) = client.call(&Request::get(path))?.data()?;
             if found.as_deref() != Some(data.as_bytes()) {
                 bail!("{path} is {found:?} after {data} was written");
@@ -94,16 +126,28 @@ fn serve_well(ensemble: &Ensemble, time: Duration) -> Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     report(ensemble, &before, &memory()?)?;
-    say(format!("{rounds} rounds of a write and a read on each member, the slowest {}", millis(worst)));
+    say(format!(
+        "{rounds} rounds of a write and a read on each member, the slowest {}",
+        millis(worst)
+    ));
     Ok(())
 }
 
 fn report(ensemble: &Ensemble, before: &[u64], after: &[u64]) -> Result<()> {
     for ((server, before), after) in ensemble.servers.iter().zip(before).zip(after) {
-        say(format!("server {}: memory {} MiB, at the end {} MiB", server.id, before / MIB, after / MIB));
+        say(format!(
+            "server {}: memory {} MiB, at the end {} MiB",
+            server.id,
+            before / MIB,
+            after / MIB
+        ));
         // A Java server takes of its heap what it is given.
         let flat = server.kind == Kind::Apache || *after <= before + GROWTH;
-        ensure!(flat, "the memory of server {} grew from {before} to {after} bytes", server.id);
+        ensure!(
+            flat,
+            "the memory of server {} grew from {before} to {after} bytes",
+            server.id
+        );
     }
     Ok(())
 }

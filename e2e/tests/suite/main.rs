@@ -4,6 +4,7 @@ mod bad_input;
 mod kazoo;
 mod kill;
 mod mixed;
+mod operator;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

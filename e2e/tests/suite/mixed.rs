@@ -27,14 +27,21 @@ fn a_server_of_ours_follows_apache() -> Result<()> {
 
 /// Servers 1 and 3 are there first, so 3 leads; server 2 and observer 4 are of the other kind.
 fn follow(leading: Kind, following: Kind) -> Result<()> {
-    let members =
-        vec![(leading, Role::Voter), (following, Role::Voter), (leading, Role::Voter), (following, Role::Observer)];
+    let members = vec![
+        (leading, Role::Voter),
+        (following, Role::Voter),
+        (leading, Role::Voter),
+        (following, Role::Observer),
+    ];
     // Without synchronisation from the leader's log on disk, who is far behind gets a snapshot.
     let mut ensemble = Ensemble::prepare(&Spec::mixed(members).setting("snapshotSizeFactor=-1"))?;
     ensemble.server(1).start()?;
     ensemble.server(3).start()?;
     ensemble.wait_serving()?;
-    ensure!(ensemble.leader() == Some(3), "server 3 leads, the first with the greatest number");
+    ensure!(
+        ensemble.leader() == Some(3),
+        "server 3 leads, the first with the greatest number"
+    );
     ensemble.start_all()?;
     let writers = Writers::start(&ensemble.addresses(), SESSIONS)?;
     writers.wait_progress(20, PATIENCE)?;
@@ -66,20 +73,34 @@ fn back_without_data(ensemble: &mut Ensemble, writers: &Writers) -> Result<()> {
         ensemble.wait_server(id)?;
     }
     // One side of each of these connections is Apache's, and says so.
-    let log: String = ensemble.servers.iter().map(e2e::servers::Server::log).collect();
-    ensure!(log.contains("Sending SNAP") || log.contains("Getting a snapshot from leader"), "a snapshot was sent");
+    let log: String = ensemble
+        .servers
+        .iter()
+        .map(e2e::servers::Server::log)
+        .collect();
+    ensure!(
+        log.contains("Sending SNAP") || log.contains("Getting a snapshot from leader"),
+        "a snapshot was sent"
+    );
     writers.wait_progress(20, PATIENCE)
 }
 
 fn ignore_missing(data: &Path, error: std::io::Error) -> Result<()> {
-    ensure!(error.kind() == std::io::ErrorKind::NotFound, "cannot empty {}: {error}", data.display());
+    ensure!(
+        error.kind() == std::io::ErrorKind::NotFound,
+        "cannot empty {}: {error}",
+        data.display()
+    );
     Ok(())
 }
 
 fn leadership_passes(ensemble: &mut Ensemble, writers: &Writers) -> Result<()> {
     ensemble.server(3).kill()?;
     let leader = ensemble.wait_leader()?;
-    say(format!("server 3 was killed, server {leader} ({:?}) leads", ensemble.server(leader).kind));
+    say(format!(
+        "server 3 was killed, server {leader} ({:?}) leads",
+        ensemble.server(leader).kind
+    ));
     writers.wait_progress(20, PATIENCE)?;
     ensemble.server(3).start()?;
     ensemble.wait_serving()?;

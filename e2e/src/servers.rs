@@ -427,14 +427,18 @@ impl Ensemble {
         })
     }
 
+    /// The members that say that they lead: more than one while an old leader does not know better yet.
+    #[must_use]
+    pub fn leaders(&self) -> Vec<u32> {
+        let leads = |server: &&Server| server.srvr().is_some_and(|srvr| srvr.mode == "leader");
+        let running = self.servers.iter().filter(|server| server.child.is_some());
+        running.filter(leads).map(|server| server.id).collect()
+    }
+
     /// The member that leads and serves now.
     #[must_use]
     pub fn leader(&self) -> Option<u32> {
-        let running = self.servers.iter().filter(|server| server.child.is_some());
-        running
-            .filter(|server| server.srvr().is_some_and(|srvr| srvr.mode == "leader"))
-            .map(|server| server.id)
-            .next()
+        self.leaders().first().copied()
     }
 
     /// Waits for a member that leads.

@@ -27,7 +27,6 @@ mod local;
 pub mod effect;
 
 pub mod peer;
-mod zab;
 
 pub mod prep;
 pub mod session;

@@ -1,0 +1,125 @@
+//! `zoo.cfg` files as a person writes them, and free ports to put in them.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Context, Result};
+
+/// Whether a member votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It votes.
+    Voter,
+    /// It only learns.
+    Observer,
+}
+
+/// The ports of one member, all on loopback.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// Where clients connect.
+    pub client: u16,
+    /// Where learners connect.
+    pub quorum: u16,
+    /// Where votes go.
+    pub election: u16,
+}
+
+impl Ports {
+    /// Three ports that nobody listens on.
+    pub fn free() -> Result<Self> {
+        Ok(Self {
+            client: free_port()?,
+            quorum: free_port()?,
+            election: free_port()?,
+        })
+    }
+}
+
+/// An address on loopback.
+#[must_use]
+pub fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A port below the range from which the kernel takes the ports of outgoing connections: while a server is down
+/// nobody else can come by its port.
+pub fn free_port() -> Result<u16> {
+    const FIRST: u16 = 10_240;
+    const SPAN: u16 = 22_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() as u16).wrapping_mul(131);
+    (0..SPAN)
+        .map(|_| FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % SPAN)
+        .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok())
+        .context("no port is free")
+}
+
+/// One line of the list of servers, in the form `server.1:localhost:2888:3888:observer`.
+#[must_use]
+pub fn server_line(id: u32, role: Role, ports: &Ports) -> String {
+    let suffix = if role == Role::Observer {
+        ":observer"
+    } else {
+        ""
+    };
+    format!(
+        "server.{id}:localhost:{}:{}{suffix}\n",
+        ports.quorum, ports.election
+    )
+}
+
+/// Writes `zoo.cfg` and `myid` of one member into `dir`; returns the path of the former.
+pub fn write(
+    dir: &Path,
+    id: u32,
+    role: Role,
+    client: u16,
+    servers: &str,
+    settings: &[String],
+) -> Result<PathBuf> {
+    let data = dir.join("data");
+    fs::create_dir_all(&data)?;
+    fs::write(data.join("myid"), format!("{id}\n"))?;
+    let peer_type = if role == Role::Observer {
+        "peerType=observer\n"
+    } else {
+        ""
+    };
+    let text = format!(
+        "tickTime=2000\ninitLimit=10\nsyncLimit=5\ndataDir={}\nclientPort={client}\nmaxClientCnxns=0\n\
+         admin.enableServer=false\nextendedTypesEnabled=true\n4lw.commands.whitelist=*\n{peer_type}{}{servers}",
+        data.display(),
+        settings
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>(),
+    );
+    let path = dir.join("zoo.cfg");
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_line_has_the_form_that_people_write() {
+        let ports = Ports {
+            client: 2181,
+            quorum: 2888,
+            election: 3888,
+        };
+        assert_eq!(
+            server_line(1, Role::Observer, &ports),
+            "server.1:localhost:2888:3888:observer\n"
+        );
+        assert_eq!(
+            server_line(2, Role::Voter, &ports),
+            "server.2:localhost:2888:3888\n"
+        );
+    }
+}

@@ -1,1 +1,2 @@
 //! The operator: an ensemble from a manifest.
+pub mod crd;

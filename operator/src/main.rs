@@ -1,2 +1,2 @@
 //! `zookeeper-operator`: keeps ZooKeeper ensembles.
-fn main() {}
+fn main() { print!("{}", operator::crd::crd_yaml()); }

@@ -1,0 +1,139 @@
+//! The steps that a change would take if all went well: the planner run against a world where every step succeeds.
+
+use super::{Step, next};
+use crate::cluster::{Cluster, Role, ServerId};
+use crate::crd::spec::Retention;
+use crate::desired::Desired;
+use crate::membership::{Address, Membership, Server};
+use crate::observed::{Answer, Instance, Member, Observed, State};
+
+/// The steps from here to rest, at most [`FORECAST_MAX`] of them. Bookkeeping that nobody waits for is left out.
+pub fn forecast(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let mut world = observed.clone();
+    settle(&mut world);
+    let mut steps = Vec::new();
+    while steps.len() < FORECAST_MAX {
+        let Some(step) = next(cluster, desired, &world).next else {
+            break;
+        };
+        after(&mut world, desired, &step);
+        settle(&mut world);
+        steps.push(step);
+    }
+    steps
+}
+
+/// What a step changes by itself, when it succeeds.
+pub fn after(world: &mut Observed, desired: &Desired, step: &Step) {
+    match step {
+        Step::Bootstrap { voters, observers } => {
+            let voters = voters.iter().map(|id| (*id, Role::Voter));
+            let roles: Vec<_> = voters.chain(observers.iter().map(|id| (*id, Role::Observer))).collect();
+            world.members.extend(roles.iter().map(|(id, role)| (*id, newcomer(*id, *role))));
+            let servers = roles.iter().map(|(id, role)| (*id, Server { role: *role, address: address(*id) }));
+            world.initial = Some(Membership { version: 0, servers: servers.collect() });
+        }
+        Step::Start { ids } => {
+            for id in ids {
+                let role = known(world).and_then(|known| known.role(*id));
+                if let Some(member) = world.members.get_mut(id) {
+                    member.instance = Instance::Running;
+                    member.template_hash = Some(desired.template(member.role).hash.clone());
+                    member.rendered_role = role;
+                }
+            }
+        }
+        Step::Create { id, role } => {
+            world.members.insert(*id, newcomer(*id, *role));
+        }
+        Step::Join { ids, .. } => reconfigure(world, |servers| {
+            servers.extend(ids.iter().map(|id| (*id, Server { role: Role::Observer, address: address(*id) })));
+        }),
+        Step::Promote { id, .. } => reconfigure(world, |servers| {
+            servers.insert(*id, Server { role: Role::Voter, address: address(*id) });
+        }),
+        Step::Remove { ids, .. } => reconfigure(world, |servers| servers.retain(|id, _| !ids.contains(id))),
+        Step::Stop { ids } => ids.iter().for_each(|id| stop(world, *id)),
+        Step::Restart { id } => stop(world, *id),
+        Step::Retire { id, data: Retention::Delete } => {
+            world.members.remove(id);
+        }
+        Step::Retire { id, data: Retention::Retain } => {
+            world.members.get_mut(id).into_iter().for_each(|member| member.retired = true);
+        }
+        Step::Render { id } => {
+            let role = known(world).and_then(|known| known.role(*id));
+            world.members.get_mut(id).into_iter().for_each(|member| member.rendered_role = role);
+        }
+    }
+}
+
+/// Lets time pass until everyone who can serve does: the running voters elect, the others follow.
+fn settle(world: &mut Observed) {
+    let leader = world.leader();
+    if world.committed.is_none() {
+        world.committed = world.initial.clone();
+    }
+    let Some(committed) = world.committed.clone() else {
+        return;
+    };
+    for member in world.members.values_mut() {
+        match member.instance {
+            Instance::Stopping | Instance::Failed => member.instance = Instance::Stopped,
+            Instance::New | Instance::Stopped | Instance::Running => {}
+        }
+    }
+    let running = |id: &ServerId| world.members.get(id).is_some_and(|member| member.instance == Instance::Running);
+    let voters: Vec<ServerId> = committed.voters().filter(running).collect();
+    let leader = leader.filter(|leader| voters.contains(leader)).or(voters.last().copied());
+    let quorate = voters.len() >= committed.quorum();
+    for (id, member) in &mut world.members {
+        let state = match committed.role(*id) {
+            _ if member.instance != Instance::Running || !quorate => None,
+            _ if leader == Some(*id) => Some(State::Leader),
+            Some(Role::Voter) => Some(State::Follower),
+            Some(Role::Observer) => Some(State::Observer),
+            None => None,
+        };
+        let answer = |state| Answer { state, zxid: 1 << 32, config_version: Some(committed.version) };
+        member.answer = state.map(answer);
+    }
+}
+
+fn stop(world: &mut Observed, id: ServerId) {
+    if let Some(member) = world.members.get_mut(&id) {
+        member.instance = Instance::Stopped;
+        member.answer = None;
+    }
+}
+
+fn reconfigure(world: &mut Observed, change: impl FnOnce(&mut std::collections::BTreeMap<ServerId, Server>)) {
+    if let Some(committed) = &mut world.committed {
+        change(&mut committed.servers);
+        committed.version += 1;
+    }
+}
+
+fn known(world: &Observed) -> Option<&Membership> {
+    world.committed.as_ref().or(world.initial.as_ref())
+}
+
+fn newcomer(id: ServerId, role: Role) -> Member {
+    Member {
+        role,
+        retired: false,
+        address: address(id),
+        instance: Instance::New,
+        template_hash: None,
+        rendered_role: None,
+        answer: None,
+    }
+}
+
+/// Nobody connects to it: a forecast only needs members to differ.
+fn address(id: ServerId) -> Address {
+    Address { host: format!("member-{id}"), quorum_port: 2888, election_port: 3888, client_port: 2181 }
+}
+
+/// Longest forecast.
+pub const FORECAST_MAX: usize = 40;

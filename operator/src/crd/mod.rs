@@ -7,7 +7,7 @@ pub mod status;
 
 use kube::CustomResourceExt;
 
-pub use spec::{ZooKeeperEnsemble, ZooKeeperEnsembleSpec};
+pub use spec::{ObserversSpec, StorageSpec, VotersSpec, ZooKeeperEnsemble, ZooKeeperEnsembleSpec};
 pub use status::ZooKeeperEnsembleStatus;
 
 /// API group of everything this operator owns.

@@ -1,5 +1,8 @@
 //! `spec`: what a person asks for.
 
+// The derive copies each struct into a function of its own, where nothing can reach it.
+#![allow(unreachable_pub)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;

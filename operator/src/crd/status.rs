@@ -91,6 +91,9 @@ pub struct LeaderChanges {
     pub planned: i64,
     /// All others.
     pub unplanned: i64,
+    /// The epoch whose leader the operator has disturbed: the change that follows it is planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_after_epoch: Option<i64>,
 }
 
 /// A change under way.

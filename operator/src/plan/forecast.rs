@@ -7,17 +7,26 @@ use crate::desired::Desired;
 use crate::membership::{Address, Membership, Server};
 use crate::observed::{Answer, Instance, Member, Observed, State};
 
-/// The steps from here to rest, at most [`FORECAST_MAX`] of them. Bookkeeping that nobody waits for is left out.
+/// The next steps, at most [`FORECAST_MAX`] of them.
 pub fn forecast(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Vec<Step> {
     let mut world = observed.clone();
-    settle(&mut world);
+    run(cluster, desired, &mut world, FORECAST_MAX)
+}
+
+/// All steps from here to rest, carried out on `world`.
+pub fn carry_out(cluster: &Cluster, desired: &Desired, world: &mut Observed) -> Vec<Step> {
+    run(cluster, desired, world, STEPS_MAX)
+}
+
+fn run(cluster: &Cluster, desired: &Desired, world: &mut Observed, max: usize) -> Vec<Step> {
+    settle(world);
     let mut steps = Vec::new();
-    while steps.len() < FORECAST_MAX {
-        let Some(step) = next(cluster, desired, &world).next else {
+    while steps.len() < max {
+        let Some(step) = next(cluster, desired, world).next else {
             break;
         };
-        after(&mut world, desired, &step);
-        settle(&mut world);
+        after(world, desired, &step);
+        settle(world);
         steps.push(step);
     }
     steps
@@ -136,4 +145,6 @@ fn address(id: ServerId) -> Address {
 }
 
 /// Longest forecast.
-pub const FORECAST_MAX: usize = 40;
+const FORECAST_MAX: usize = 12;
+/// More steps than any change takes.
+const STEPS_MAX: usize = 10_000;

@@ -21,7 +21,7 @@ use crate::desired::Desired;
 use crate::observed::{Instance, Observed};
 use crate::safety::Unsafe;
 
-pub use forecast::{after, forecast};
+pub use forecast::{after, carry_out, forecast};
 pub use words::are;
 
 /// What to do next.

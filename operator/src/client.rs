@@ -1,0 +1,74 @@
+//! Reconfiguration through a client session, as the superuser. Everything has a time-out.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::timeout;
+use zookeeper_client::{Client, EnsembleUpdate, Error};
+
+use crate::cluster::ServerId;
+
+/// A change of the membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Specifications of servers that join or change their role.
+    pub joining: Vec<String>,
+    /// Servers that leave.
+    pub leaving: Vec<ServerId>,
+    /// The version that is changed: with another one in force, the change is refused.
+    pub from_version: u64,
+}
+
+/// Why a change of the membership did not happen, or may not have.
+#[derive(Debug, Error)]
+pub enum ReconfigError {
+    /// No session with the member.
+    #[error("no session with {address} to reconfigure the ensemble: {error}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        error: Error,
+    },
+    /// Another change came first; the next look at the ensemble will show it.
+    #[error("the membership has changed since it was read")]
+    Outdated,
+    /// The servers said no.
+    #[error("the ensemble refused the change of its membership: {0}")]
+    Refused(Error),
+    /// Nobody knows whether it happened; the next look at the ensemble will show it.
+    #[error("no answer to the change of the membership within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// Carries out one incremental `reconfig` at `address`.
+pub async fn reconfigure(address: &str, super_password: &str, change: &Change) -> Result<(), ReconfigError> {
+    let credentials = format!("super:{super_password}");
+    let attempt = async {
+        let connector = Client::connector()
+            .with_session_timeout(SESSION_TIMEOUT)
+            .with_connection_timeout(SESSION_TIMEOUT)
+            .with_auth("digest", credentials.as_bytes())
+            .with_fail_eagerly();
+        let client = connector
+            .connect(address)
+            .await
+            .map_err(|error| ReconfigError::Connect { address: address.to_owned(), error })?;
+        let leaving: Vec<String> = change.leaving.iter().map(ToString::to_string).collect();
+        let update = EnsembleUpdate::Incremental {
+            joinings: change.joining.iter().map(String::as_str),
+            leavings: leaving.iter().map(String::as_str),
+        };
+        // A version of 0 is that of an ensemble whose first configuration nothing has replaced.
+        let version = i64::try_from(change.from_version).ok();
+        match client.update_ensemble(update, version).await {
+            Ok(_) => Ok(()),
+            Err(Error::BadVersion) => Err(ReconfigError::Outdated),
+            Err(error) => Err(ReconfigError::Refused(error)),
+        }
+    };
+    timeout(RECONFIG_TIMEOUT, attempt).await.unwrap_or(Err(ReconfigError::TimedOut(RECONFIG_TIMEOUT)))
+}
+
+const SESSION_TIMEOUT: Duration = Duration::from_secs(4);
+const RECONFIG_TIMEOUT: Duration = Duration::from_secs(8);

@@ -33,6 +33,12 @@ pub enum ReconfigError {
     /// Another change came first; the next look at the ensemble will show it.
     #[error("the membership has changed since it was read")]
     Outdated,
+    /// Too few voters of the new membership are connected and in sync.
+    #[error("too few voters of the new membership follow the leader just now")]
+    NoQuorum,
+    /// Another change is not committed yet.
+    #[error("another change of the membership is under way")]
+    InProgress,
     /// The servers said no.
     #[error("the ensemble refused the change of its membership: {0}")]
     Refused(Error),
@@ -64,11 +70,15 @@ pub async fn reconfigure(address: &str, super_password: &str, change: &Change) -
         match client.update_ensemble(update, version).await {
             Ok(_) => Ok(()),
             Err(Error::BadVersion) => Err(ReconfigError::Outdated),
+            Err(Error::UnexpectedErrorCode(NEW_CONFIG_NO_QUORUM)) => Err(ReconfigError::NoQuorum),
+            Err(Error::UnexpectedErrorCode(RECONFIG_IN_PROGRESS)) => Err(ReconfigError::InProgress),
             Err(error) => Err(ReconfigError::Refused(error)),
         }
     };
     timeout(RECONFIG_TIMEOUT, attempt).await.unwrap_or(Err(ReconfigError::TimedOut(RECONFIG_TIMEOUT)))
 }
 
+const NEW_CONFIG_NO_QUORUM: i32 = -13;
+const RECONFIG_IN_PROGRESS: i32 = -14;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(4);
 const RECONFIG_TIMEOUT: Duration = Duration::from_secs(8);

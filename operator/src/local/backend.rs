@@ -201,10 +201,15 @@ impl LocalBackend {
         let kept = home.read_zoo_cfg().filter(|_| record.started).map(|text| membership_lines(&text));
         let source = match kept.filter(|lines| !lines.is_empty()) {
             Some(lines) => MembershipSource::Kept(lines),
-            None => MembershipSource::Servers(known.cloned().unwrap_or_default()),
+            None => {
+                // A newcomer that the membership does not know yet begins as an observer of it.
+                let mut membership = known.cloned().unwrap_or_default();
+                let own = Server { role: Role::Observer, address: record.address.clone() };
+                membership.servers.entry(id).or_insert(own);
+                MembershipSource::Servers(membership)
+            }
         };
-        let before = if record.role == Role::Voter { Role::Voter } else { Role::Observer };
-        let role = known.and_then(|known| known.role(id)).unwrap_or(before);
+        let role = known.and_then(|known| known.role(id)).unwrap_or(Role::Observer);
         let data_dir = home.data_dir();
         let place = Place {
             data_dir: &data_dir.to_string_lossy(),
@@ -328,7 +333,9 @@ impl Backend for LocalBackend {
                 Ok(())
             }
             Step::Retire { id, data } => self.retire(*id, *data),
-            Step::Render { id } => self.render(desired, observed.committed.as_ref(), *id),
+            Step::Render { ids } => {
+                ids.iter().try_for_each(|id| self.render(desired, observed.committed.as_ref(), *id))
+            }
         }
     }
 }

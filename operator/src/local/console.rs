@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write as _, stdout};
 use crate::cluster::Cluster;
 use crate::crd::ZooKeeperEnsembleStatus;
 use crate::crd::status::MemberStatus;
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 
 /// Writes to standard output.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(super) struct Console {
     table: String,
     /// What was last said of the plan and of each member, so that nothing is said twice.
     said: String,
+    trouble: String,
     members: BTreeMap<u32, String>,
 }
 
@@ -28,6 +29,7 @@ impl Console {
             terminal: stdout().is_terminal(),
             table: String::new(),
             said: String::new(),
+            trouble: String::new(),
             members: BTreeMap::new(),
         }
     }
@@ -39,10 +41,19 @@ impl Console {
         self.redraw(&text, self.table.clone());
     }
 
+    /// Prints a line about something that went wrong, unless it did so in the same way the last time.
+    pub(super) fn trouble(&mut self, line: String) {
+        if line != self.trouble {
+            self.line(&line);
+            self.trouble = line;
+        }
+    }
+
     /// Says what is done or waited for, once.
     pub(super) fn plan(&mut self, plan: &Plan) {
         let words = plan.to_string();
-        if plan.next.is_none() && plan.waiting.is_none() || words == self.said {
+        let quiet = matches!(plan.next, Some(Step::Render { .. }));
+        if quiet || plan.next.is_none() && plan.waiting.is_none() || words == self.said {
             return;
         }
         self.said.clone_from(&words);

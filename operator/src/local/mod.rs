@@ -115,14 +115,14 @@ async fn turn(manifest: &Manifest, backend: &mut LocalBackend, console: &mut Con
     }
     match outcome {
         Err(error) => {
-            console.line(&format!("cannot go on: {error}"));
+            console.trouble(format!("cannot go on: {error}"));
             PAUSE_ERROR
         }
         Ok(Outcome { plan, status, done }) => {
             console.show(cluster, &status);
             match (done, plan.waiting) {
                 (Some(Err(error)), _) => {
-                    console.line(&format!("it did not work: {error}"));
+                    console.trouble(format!("it did not work, and is tried again: {error}"));
                     PAUSE_ERROR
                 }
                 (Some(Ok(())), _) => Duration::ZERO,

@@ -70,9 +70,11 @@ pub fn after(world: &mut Observed, desired: &Desired, step: &Step) {
         Step::Retire { id, data: Retention::Retain } => {
             world.members.get_mut(id).into_iter().for_each(|member| member.retired = true);
         }
-        Step::Render { id } => {
-            let role = known(world).and_then(|known| known.role(*id));
-            world.members.get_mut(id).into_iter().for_each(|member| member.rendered_role = role);
+        Step::Render { ids } => {
+            for id in ids {
+                let role = known(world).and_then(|known| known.role(*id));
+                world.members.get_mut(id).into_iter().for_each(|member| member.rendered_role = role);
+            }
         }
     }
 }
@@ -102,7 +104,8 @@ fn settle(world: &mut Observed) {
             _ if leader == Some(*id) => Some(State::Leader),
             Some(Role::Voter) => Some(State::Follower),
             Some(Role::Observer) => Some(State::Observer),
-            None => None,
+            // A server that the membership does not know follows without a vote.
+            None => Some(State::Follower),
         };
         let answer = |state| Answer { state, zxid: 1 << 32, config_version: Some(committed.version) };
         member.answer = state.map(answer);

@@ -1,6 +1,6 @@
 //! Members come and go: always through the membership first, one voter at a time.
 //!
-//! A future voter joins as an observer, catches up, and is promoted. A voter that goes is taken out of the membership
+//! A future voter joins as an observer, catches up, and is promoted (the second of all: as a follower without a vote). A voter that goes is taken out of the membership
 //! first, then stopped, then its data is dealt with. An id is free again only when its home is gone, so no data ever
 //! meets another member of the same id.
 
@@ -15,7 +15,7 @@ pub(super) fn concern(cluster: &Cluster, _: &Desired, observed: &Observed) -> Ve
     let Some(committed) = &observed.committed else {
         return Verdict::Pass;
     };
-    let concerns = [leave, forget, promote, shrink_voters, shrink_observers, join, create];
+    let concerns = [leave, forget, promote, shrink_voters, shrink_observers, second_voter, join, create];
     for concern in concerns {
         match concern(cluster, observed, committed) {
             Verdict::Pass => {}
@@ -59,18 +59,43 @@ fn forget(_: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
 }
 
 /// Future voters that have caught up get their vote. Unless there are too many by now: then they go instead.
+///
+/// A second voter cannot come from the observers: its vote is needed for its own promotion, and only followers are
+/// asked for theirs. See [`second_voter`].
 fn promote(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
     let surplus = surplus(cluster, observed, committed, Role::Voter);
     let future = observed.with_role(Role::Voter).filter(|id| !surplus.contains(id));
     let Some(id) = future.filter(|id| committed.role(*id) == Some(Role::Observer)).min() else {
         return Verdict::Pass;
     };
+    if is_single(committed) {
+        return remove(observed, committed, vec![id]);
+    }
+    promote_from(State::Observer, id, observed, committed)
+}
+
+/// The second voter of an ensemble of one: it is started outside the membership, and so follows without a vote. Once
+/// it has caught up it is made a voter in one step.
+fn second_voter(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+    let surplus = surplus(cluster, observed, committed, Role::Voter);
+    let mut future = observed.with_role(Role::Voter).filter(|id| !surplus.contains(id));
+    let Some(id) = future.find(|id| committed.role(*id).is_none()).filter(|_| is_single(committed)) else {
+        return Verdict::Pass;
+    };
+    match observed.members.get(&id).map(|member| member.instance) {
+        Some(Instance::New | Instance::Stopped) => Verdict::Do(Step::Start { ids: vec![id] }),
+        Some(Instance::Failed) => Verdict::Wait(Reason::Failed(vec![id])),
+        Some(Instance::Running | Instance::Stopping) | None => promote_from(State::Follower, id, observed, committed),
+    }
+}
+
+fn promote_from(state: State, id: ServerId, observed: &Observed, committed: &Membership) -> Verdict {
     let step = Step::Promote { id, version: committed.version };
     if let Err(why) = safety::may_grow(observed) {
         return Verdict::Wait(Reason::Unsafe { step: step.to_string(), why });
     }
-    let observes = observed.members.get(&id).is_some_and(|member| member.state() == Some(State::Observer));
-    if observes && observed.healthy(id) { Verdict::Do(step) } else { Verdict::Wait(Reason::CatchUp(id)) }
+    let there = observed.members.get(&id).is_some_and(|member| member.state() == Some(state));
+    if there && observed.healthy(id) { Verdict::Do(step) } else { Verdict::Wait(Reason::CatchUp(id)) }
 }
 
 fn shrink_voters(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
@@ -85,6 +110,11 @@ fn shrink_observers(cluster: &Cluster, observed: &Observed, committed: &Membersh
         ids if ids.is_empty() => Verdict::Pass,
         ids => remove(observed, committed, ids),
     }
+}
+
+/// Whether one server alone votes.
+fn is_single(committed: &Membership) -> bool {
+    committed.voters().count() == 1
 }
 
 /// Members with a home that the membership does not know yet.

@@ -95,10 +95,10 @@ pub enum Step {
         /// Which.
         id: ServerId,
     },
-    /// Write a running member's configuration anew after its role changed, without a restart.
+    /// Write the configuration of running members anew after their role changed, without a restart.
     Render {
         /// Which.
-        id: ServerId,
+        ids: Vec<ServerId>,
     },
 }
 
@@ -200,19 +200,18 @@ fn lead(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     Verdict::Wait(Reason::NoLeader(members.map(|(id, _)| *id).collect()))
 }
 
-/// A promoted member's own file still says `peerType=observer`.
+/// A promoted member's own file still says `peerType=observer`, and a server that writes a new membership into its
+/// file leaves that line out.
 fn render(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     let Some(committed) = &observed.committed else {
         return Verdict::Pass;
     };
-    let stale = observed.members.iter().find(|(id, member)| {
+    let stale = observed.members.iter().filter(|(id, member)| {
         let role = committed.role(**id);
         member.instance == Instance::Running && role.is_some() && member.rendered_role != role && observed.healthy(**id)
     });
-    match stale {
-        Some((id, _)) => Verdict::Do(Step::Render { id: *id }),
-        None => Verdict::Pass,
-    }
+    let ids: Vec<ServerId> = stale.map(|(id, _)| *id).collect();
+    if ids.is_empty() { Verdict::Pass } else { Verdict::Do(Step::Render { ids }) }
 }
 
 fn rest(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {

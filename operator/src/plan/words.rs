@@ -46,9 +46,12 @@ impl Step {
             Self::Create { id, .. }
             | Self::Promote { id, .. }
             | Self::Retire { id, .. }
-            | Self::Restart { id }
-            | Self::Render { id } => Some(*id),
-            Self::Start { ids } | Self::Stop { ids } | Self::Join { ids, .. } | Self::Remove { ids, .. } => match ids.as_slice() {
+            | Self::Restart { id } => Some(*id),
+            Self::Start { ids }
+            | Self::Stop { ids }
+            | Self::Render { ids }
+            | Self::Join { ids, .. }
+            | Self::Remove { ids, .. } => match ids.as_slice() {
                 [id] => Some(*id),
                 _ => None,
             },
@@ -90,7 +93,7 @@ impl fmt::Display for Step {
             Self::Retire { id, data: Retention::Delete } => write!(f, "delete the data of member {id}"),
             Self::Retire { id, data: Retention::Retain } => write!(f, "retire member {id}, and keep its data"),
             Self::Restart { id } => write!(f, "restart member {id}"),
-            Self::Render { id } => write!(f, "write the configuration of member {id} anew"),
+            Self::Render { ids } => write!(f, "write the configuration of {} anew", members(ids)),
         }
     }
 }

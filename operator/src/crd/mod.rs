@@ -5,6 +5,8 @@
 pub mod spec;
 pub mod status;
 
+use std::sync::OnceLock;
+
 use kube::CustomResourceExt;
 
 pub use spec::{ObserversSpec, StorageSpec, VotersSpec, ZooKeeperEnsemble, ZooKeeperEnsembleSpec};
@@ -23,9 +25,12 @@ pub fn crd_yaml() -> String {
 }
 
 /// The schema of `spec`, with which manifests are checked before they are parsed.
-pub(crate) fn spec_schema() -> serde_json::Value {
-    let crd = serde_json::to_value(ZooKeeperEnsemble::crd()).expect("a CRD is plain data");
-    crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec")
-        .expect("the CRD has a schema for its spec")
-        .clone()
+pub(crate) fn spec_schema() -> &'static serde_json::Value {
+    static SCHEMA: OnceLock<serde_json::Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        let crd = serde_json::to_value(ZooKeeperEnsemble::crd()).expect("a CRD is plain data");
+        crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec")
+            .expect("the CRD has a schema for its spec")
+            .clone()
+    })
 }

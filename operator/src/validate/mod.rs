@@ -34,7 +34,7 @@ pub fn parse(text: &str) -> Result<ZooKeeperEnsemble, Vec<Problem>> {
     let mut problems = Vec::new();
     check_envelope(&value, &mut problems);
     if let Some(spec) = value.get("spec") {
-        schema::check(spec, &spec_schema(), "spec", &mut problems);
+        schema::check(spec, spec_schema(), "spec", &mut problems);
     }
     if !problems.is_empty() {
         return Err(problems);

@@ -48,7 +48,11 @@ pub enum ReconfigError {
 }
 
 /// Carries out one incremental `reconfig` at `address`.
-pub async fn reconfigure(address: &str, super_password: &str, change: &Change) -> Result<(), ReconfigError> {
+pub async fn reconfigure(
+    address: &str,
+    super_password: &str,
+    change: &Change,
+) -> Result<(), ReconfigError> {
     let credentials = format!("super:{super_password}");
     let attempt = async {
         let connector = Client::connector()
@@ -59,7 +63,10 @@ pub async fn reconfigure(address: &str, super_password: &str, change: &Change) -
         let client = connector
             .connect(address)
             .await
-            .map_err(|error| ReconfigError::Connect { address: address.to_owned(), error })?;
+            .map_err(|error| ReconfigError::Connect {
+                address: address.to_owned(),
+                error,
+            })?;
         let leaving: Vec<String> = change.leaving.iter().map(ToString::to_string).collect();
         let update = EnsembleUpdate::Incremental {
             joinings: change.joining.iter().map(String::as_str),
@@ -75,7 +82,9 @@ pub async fn reconfigure(address: &str, super_password: &str, change: &Change) -
             Err(error) => Err(ReconfigError::Refused(error)),
         }
     };
-    timeout(RECONFIG_TIMEOUT, attempt).await.unwrap_or(Err(ReconfigError::TimedOut(RECONFIG_TIMEOUT)))
+    timeout(RECONFIG_TIMEOUT, attempt)
+        .await
+        .unwrap_or(Err(ReconfigError::TimedOut(RECONFIG_TIMEOUT)))
 }
 
 const NEW_CONFIG_NO_QUORUM: i32 = -13;

@@ -48,14 +48,25 @@ pub fn desired(cluster: &Cluster) -> Desired {
 
 fn template(cluster: &Cluster, role: Role) -> Template {
     let spec = cluster.role(role);
-    let mut keys: BTreeMap<String, String> =
-        DEFAULTS.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    let mut keys: BTreeMap<String, String> = DEFAULTS
+        .iter()
+        .map(|(key, value)| ((*key).into(), (*value).into()))
+        .collect();
     keys.extend(spec.config.clone());
     add_own_words(&mut keys);
-    let restart = (&keys, &cluster.image, &cluster.restarted_at, &spec.resources);
+    let restart = (
+        &keys,
+        &cluster.image,
+        &cluster.restarted_at,
+        &spec.resources,
+    );
     let text = serde_json::to_string(&restart).expect("a template is plain data");
     let digest = Sha1::digest(text.as_bytes());
-    let hash = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let hash = digest
+        .iter()
+        .take(5)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Template { keys, hash }
 }
 

@@ -20,11 +20,21 @@ pub struct Told {
 
 /// Asks one member; none when it does not answer in time.
 pub async fn ask(address: &str) -> Option<Told> {
-    let (srvr, conf) = tokio::join!(four_letter_word(address, "srvr"), four_letter_word(address, "conf"));
+    let (srvr, conf) = tokio::join!(
+        four_letter_word(address, "srvr"),
+        four_letter_word(address, "conf")
+    );
     let membership = conf.as_deref().and_then(membership_in);
     let (state, zxid) = parse_srvr(&srvr?);
     let config_version = membership.as_ref().map(|membership| membership.version);
-    Some(Told { answer: Answer { state, zxid, config_version }, membership })
+    Some(Told {
+        answer: Answer {
+            state,
+            zxid,
+            config_version,
+        },
+        membership,
+    })
 }
 
 /// Sends one four-letter word and reads the answer to its end.
@@ -37,12 +47,19 @@ async fn four_letter_word(address: &str, word: &str) -> Option<String> {
         Ok::<_, std::io::Error>(answer)
     };
     let answer = timeout(ANSWER_TIMEOUT, exchange).await.ok()?.ok()?;
-    String::from_utf8(answer).ok().filter(|answer| !answer.is_empty())
+    String::from_utf8(answer)
+        .ok()
+        .filter(|answer| !answer.is_empty())
 }
 
 /// Mode and zxid of an answer to `srvr`.
 fn parse_srvr(answer: &str) -> (State, u64) {
-    let field = |name: &str| answer.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let field = |name: &str| {
+        answer
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
     let state = match field("Mode:") {
         Some("leader") => State::Leader,
         Some("follower") => State::Follower,
@@ -50,7 +67,11 @@ fn parse_srvr(answer: &str) -> (State, u64) {
         _ => State::NotServing,
     };
     let zxid = field("Zxid:").and_then(|zxid| zxid.strip_prefix("0x"));
-    (state, zxid.and_then(|zxid| u64::from_str_radix(zxid, 16).ok()).unwrap_or_default())
+    (
+        state,
+        zxid.and_then(|zxid| u64::from_str_radix(zxid, 16).ok())
+            .unwrap_or_default(),
+    )
 }
 
 /// The membership at the end of an answer to `conf`.
@@ -72,7 +93,8 @@ mod tests {
         assert_eq!(parse_srvr(srvr), (State::Leader, 0x1_0000_0002));
         let idle = "This ZooKeeper instance is not currently serving requests\n";
         assert_eq!(parse_srvr(idle), (State::NotServing, 0));
-        let conf = "clientPort=2181\nserverId=1\nmembership: \nserver.1=h:1:2:participant\nversion=1a";
+        let conf =
+            "clientPort=2181\nserverId=1\nmembership: \nserver.1=h:1:2:participant\nversion=1a";
         assert_eq!(membership_in(conf).unwrap().version, 0x1a);
     }
 }

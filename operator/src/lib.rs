@@ -3,21 +3,21 @@
 //! `observe → validate → desired → plan → execute → status`. Only `observe` and `execute` touch the world (a
 //! [`backend`] does both); everything between them is a pure function of what was read.
 
-pub mod crd;
-pub mod validate;
+pub mod backend;
+pub mod client;
 pub mod cluster;
+pub mod crd;
+pub mod desired;
+pub mod ensemble;
+pub mod local;
 pub mod membership;
 pub mod observed;
-pub mod desired;
+pub mod plan;
+pub mod reconcile;
 pub mod render;
 pub mod safety;
-pub mod plan;
 pub mod status;
-pub mod backend;
-pub mod reconcile;
-pub mod ensemble;
-pub mod client;
-pub mod local;
+pub mod validate;
 
 use std::path::Path;
 
@@ -32,12 +32,22 @@ pub fn plan_between(from: Option<&Path>, to: &Path) -> Result<String, Vec<String
     let steps = plan::carry_out(&to, &desired::desired(&to), &mut world);
     Ok(match steps.as_slice() {
         [] => "nothing to do\n".into(),
-        steps => steps.iter().enumerate().map(|(at, step)| format!("{:>3}. {step}\n", at + 1)).collect(),
+        steps => steps
+            .iter()
+            .enumerate()
+            .map(|(at, step)| format!("{:>3}. {step}\n", at + 1))
+            .collect(),
     })
 }
 
 fn read_manifest(file: &Path) -> Result<cluster::Cluster, Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|error| vec![format!("{}: {error}", file.display())])?;
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| vec![format!("{}: {error}", file.display())])?;
     let ensemble = validate::parse(&text).and_then(|ensemble| validate::validate(&ensemble));
-    ensemble.map_err(|problems| problems.iter().map(|problem| format!("{}: {problem}", file.display())).collect())
+    ensemble.map_err(|problems| {
+        problems
+            .iter()
+            .map(|problem| format!("{}: {problem}", file.display()))
+            .collect()
+    })
 }

@@ -57,15 +57,27 @@ enum Command {
 
 fn main() -> ExitCode {
     match Call::parse().command {
-        Command::Local { file, dir, base_port, node_binary } => {
-            run_local(local::Options { file, dir, base_port, node_binary })
-        }
+        Command::Local {
+            file,
+            dir,
+            base_port,
+            node_binary,
+        } => run_local(local::Options {
+            file,
+            dir,
+            base_port,
+            node_binary,
+        }),
         Command::Crd => print(&operator::crd::crd_yaml()),
         Command::Plan { file, from } => match operator::plan_between(from.as_deref(), &file) {
             Ok(steps) => print(&steps),
             Err(problems) => wrong(&problems),
         },
-        Command::Launch { parent, node, zoo_cfg } => {
+        Command::Launch {
+            parent,
+            node,
+            zoo_cfg,
+        } => {
             let error = local::launch(parent, &node, &zoo_cfg);
             eprintln!("cannot run {}: {error}", node.display());
             ExitCode::FAILURE
@@ -75,7 +87,9 @@ fn main() -> ExitCode {
 
 fn run_local(options: local::Options) -> ExitCode {
     // One thread: the system ties a member's life to the thread that started it.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(local::run(options)),
         Err(error) => {

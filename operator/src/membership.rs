@@ -57,7 +57,9 @@ impl Membership {
                 membership.version = u64::from_str_radix(value, 16).map_err(|_| bad())?;
             } else if let Some(id) = key.strip_prefix("server.") {
                 let id = ServerId(id.parse().map_err(|_| bad())?);
-                membership.servers.insert(id, Server::parse(value).ok_or_else(bad)?);
+                membership
+                    .servers
+                    .insert(id, Server::parse(value).ok_or_else(bad)?);
             }
         }
         Ok(membership)
@@ -71,7 +73,9 @@ impl Membership {
     /// The servers of one role.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = ServerId> {
         let servers = self.servers.iter();
-        servers.filter(move |(_, server)| server.role == role).map(|(id, _)| *id)
+        servers
+            .filter(move |(_, server)| server.role == role)
+            .map(|(id, _)| *id)
     }
 
     /// The role of a server; none when it does not belong.
@@ -87,7 +91,9 @@ impl Membership {
     /// The `server.N:host:2888:3888[:observer]` lines of a `zoo.cfg`.
     pub fn lines(&self) -> Vec<String> {
         let servers = self.servers.iter();
-        servers.map(|(id, server)| format!("server.{id}:{server}")).collect()
+        servers
+            .map(|(id, server)| format!("server.{id}:{server}"))
+            .collect()
     }
 }
 
@@ -109,7 +115,12 @@ impl Server {
         let election_port = fields.next()?.parse().ok()?;
         let quorum_port = fields.next()?.parse().ok()?;
         let host = fields.next()?.to_owned();
-        let address = Address { host, quorum_port, election_port, client_port };
+        let address = Address {
+            host,
+            quorum_port,
+            election_port,
+            client_port,
+        };
         Some(Self { role, address })
     }
 }
@@ -122,7 +133,12 @@ impl Address {
 
     /// The specification of a server for `reconfig`, which wants the client address too.
     pub fn reconfig_spec(&self, id: ServerId, role: Role) -> String {
-        let Self { host, quorum_port, election_port, client_port } = self;
+        let Self {
+            host,
+            quorum_port,
+            election_port,
+            client_port,
+        } = self;
         let role = match role {
             Role::Voter => "participant",
             Role::Observer => "observer",
@@ -133,7 +149,12 @@ impl Address {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Address { host, quorum_port, election_port, .. } = &self.address;
+        let Address {
+            host,
+            quorum_port,
+            election_port,
+            ..
+        } = &self.address;
         write!(f, "{host}:{quorum_port}:{election_port}")?;
         match self.role {
             Role::Voter => Ok(()),
@@ -159,7 +180,10 @@ mod tests {
         assert_eq!(membership.quorum(), 1);
         assert_eq!(
             membership.lines(),
-            ["server.1:127.0.0.1:2888:3888", "server.4:[::1]:2889:3889:observer"]
+            [
+                "server.1:127.0.0.1:2888:3888",
+                "server.4:[::1]:2889:3889:observer"
+            ]
         );
     }
 

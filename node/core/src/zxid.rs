@@ -122,7 +122,10 @@ mod tests {
     #[test]
     fn a_zxid_is_an_epoch_and_a_counter() {
         let zxid = Zxid::new(Epoch(2), 7);
-        assert_eq!((zxid.0, zxid.epoch(), zxid.counter()), (0x2_0000_0007, Epoch(2), 7));
+        assert_eq!(
+            (zxid.0, zxid.epoch(), zxid.counter()),
+            (0x2_0000_0007, Epoch(2), 7)
+        );
         assert_eq!(zxid.to_string(), "0x200000007");
     }
 

@@ -52,13 +52,28 @@ impl LocalBackend {
     ) -> Result<Self, BackendError> {
         let dir = Dir::open(dir)?;
         let record: Option<EnsembleRecord> = read_yaml(&dir.ensemble_file())?;
-        if let Some(other) = record.as_ref().map(|record| &record.name).filter(|other| *other != name) {
-            let message = format!("{} holds {other:?}, not {name:?}; give another --dir", dir.path().display());
+        if let Some(other) = record
+            .as_ref()
+            .map(|record| &record.name)
+            .filter(|other| *other != name)
+        {
+            let message = format!(
+                "{} holds {other:?}, not {name:?}; give another --dir",
+                dir.path().display()
+            );
             return Err(BackendError::Refused(message));
         }
         let object: Option<ZooKeeperEnsemble> = read_yaml(&dir.status_file())?;
         let found = dir.members()?.into_iter();
-        let members = found.map(|(id, record)| (id, LocalMember { record, process: Process::default() }));
+        let members = found.map(|(id, record)| {
+            (
+                id,
+                LocalMember {
+                    record,
+                    process: Process::default(),
+                },
+            )
+        });
         let mut backend = Self {
             super_password: dir.super_password()?,
             dir,
@@ -102,7 +117,10 @@ impl LocalBackend {
         let deadline = tokio::time::Instant::now() + STOP_TIMEOUT;
         let mut killed = Vec::new();
         for (id, member) in &mut self.members {
-            if tokio::time::timeout_at(deadline, member.process.ended()).await.is_err() {
+            if tokio::time::timeout_at(deadline, member.process.ended())
+                .await
+                .is_err()
+            {
                 member.process.kill();
                 member.process.ended().await;
                 killed.push(*id);
@@ -116,7 +134,9 @@ impl LocalBackend {
         for (id, member) in &self.members {
             let port = member.record.address.client_port;
             if u32::from(base) + id.0 != u32::from(port) {
-                self.notes.push(format!("member {id} keeps client port {port}, which it was made with"));
+                self.notes.push(format!(
+                    "member {id} keeps client port {port}, which it was made with"
+                ));
             }
         }
     }
@@ -126,14 +146,17 @@ impl LocalBackend {
         for (id, member) in &mut self.members {
             if let Some(End::Died(exit)) = member.process.check() {
                 let words = self.dir.member(*id).last_words();
-                let words = words.map_or(String::new(), |words| format!("; its last words: {words}"));
+                let words =
+                    words.map_or(String::new(), |words| format!("; its last words: {words}"));
                 self.notes.push(format!("member {id} died ({exit}){words}"));
             }
         }
     }
 
     fn member(&mut self, id: ServerId) -> Result<&mut LocalMember, BackendError> {
-        self.members.get_mut(&id).ok_or_else(|| BackendError::Refused(format!("there is no member {id}")))
+        self.members
+            .get_mut(&id)
+            .ok_or_else(|| BackendError::Refused(format!("there is no member {id}")))
     }
 
     /// Gives a new member its folder and its ports.
@@ -143,17 +166,34 @@ impl LocalBackend {
         }
         let taken = self.members.values().map(|member| &member.record);
         let taken = taken.flat_map(|record| {
-            let Address { quorum_port, election_port, client_port, .. } = record.address;
+            let Address {
+                quorum_port,
+                election_port,
+                client_port,
+                ..
+            } = record.address;
             [quorum_port, election_port, client_port, record.metrics_port]
         });
-        let reserved = self.base_port.into_iter().flat_map(|base| base..=base.saturating_add(254));
+        let reserved = self
+            .base_port
+            .into_iter()
+            .flat_map(|base| base..=base.saturating_add(254));
         let mut ports = Ports::new(self.dir.path(), taken.chain(reserved));
-        let mut free = || ports.free().ok_or_else(|| BackendError::Refused("no port is free".into()));
+        let mut free = || {
+            ports
+                .free()
+                .ok_or_else(|| BackendError::Refused("no port is free".into()))
+        };
         let client_port = match self.base_port {
             None => free()?,
             Some(base) => chosen_port(base, id)?,
         };
-        let address = Address { host: HOST.into(), quorum_port: free()?, election_port: free()?, client_port };
+        let address = Address {
+            host: HOST.into(),
+            quorum_port: free()?,
+            election_port: free()?,
+            client_port,
+        };
         let record = MemberRecord {
             role,
             retired: false,
@@ -163,25 +203,46 @@ impl LocalBackend {
             template_hash: None,
         };
         self.dir.member(id).create(id, &record)?;
-        self.members.insert(id, LocalMember { record, process: Process::default() });
+        self.members.insert(
+            id,
+            LocalMember {
+                record,
+                process: Process::default(),
+            },
+        );
         Ok(())
     }
 
-    fn bootstrap(&mut self, voters: &[ServerId], observers: &[ServerId]) -> Result<(), BackendError> {
-        let roles = voters.iter().map(|id| (*id, Role::Voter)).chain(observers.iter().map(|id| (*id, Role::Observer)));
+    fn bootstrap(
+        &mut self,
+        voters: &[ServerId],
+        observers: &[ServerId],
+    ) -> Result<(), BackendError> {
+        let roles = voters
+            .iter()
+            .map(|id| (*id, Role::Voter))
+            .chain(observers.iter().map(|id| (*id, Role::Observer)));
         let mut initial = Membership::default();
         for (id, role) in roles {
             self.create(id, role)?;
             let address = self.member(id)?.record.address.clone();
             initial.servers.insert(id, Server { role, address });
         }
-        let record = EnsembleRecord { name: self.name.clone(), initial };
+        let record = EnsembleRecord {
+            name: self.name.clone(),
+            initial,
+        };
         write_yaml(&self.dir.ensemble_file(), &record)?;
         self.record = Some(record);
         Ok(())
     }
 
-    fn start(&mut self, desired: &Desired, observed: &Observed, id: ServerId) -> Result<(), BackendError> {
+    fn start(
+        &mut self,
+        desired: &Desired,
+        observed: &Observed,
+        id: ServerId,
+    ) -> Result<(), BackendError> {
         let (node, home) = (self.node.clone(), self.dir.member(id));
         let known = observed.committed.as_ref().or(observed.initial.as_ref());
         self.render(desired, known, id)?;
@@ -194,22 +255,35 @@ impl LocalBackend {
     }
 
     /// Writes a member's `zoo.cfg`. What a member that ran before wrote into it about the membership stays.
-    fn render(&mut self, desired: &Desired, known: Option<&Membership>, id: ServerId) -> Result<(), BackendError> {
+    fn render(
+        &mut self,
+        desired: &Desired,
+        known: Option<&Membership>,
+        id: ServerId,
+    ) -> Result<(), BackendError> {
         let home = self.dir.member(id);
         let digest = super_digest(&self.super_password);
         let record = &self.member(id)?.record;
-        let kept = home.read_zoo_cfg().filter(|_| record.started).map(|text| membership_lines(&text));
+        let kept = home
+            .read_zoo_cfg()
+            .filter(|_| record.started)
+            .map(|text| membership_lines(&text));
         let source = match kept.filter(|lines| !lines.is_empty()) {
             Some(lines) => MembershipSource::Kept(lines),
             None => {
                 // A newcomer that the membership does not know yet begins as an observer of it.
                 let mut membership = known.cloned().unwrap_or_default();
-                let own = Server { role: Role::Observer, address: record.address.clone() };
+                let own = Server {
+                    role: Role::Observer,
+                    address: record.address.clone(),
+                };
                 membership.servers.entry(id).or_insert(own);
                 MembershipSource::Servers(membership)
             }
         };
-        let role = known.and_then(|known| known.role(id)).unwrap_or(Role::Observer);
+        let role = known
+            .and_then(|known| known.role(id))
+            .unwrap_or(Role::Observer);
         let data_dir = home.data_dir();
         let place = Place {
             data_dir: &data_dir.to_string_lossy(),
@@ -225,13 +299,23 @@ impl LocalBackend {
     async fn reconfigure(&self, observed: &Observed, change: Change) -> Result<(), BackendError> {
         let leader = observed.leader().and_then(|id| self.members.get(&id));
         let Some(leader) = leader else {
-            return Err(BackendError::Refused("there is no leader to reconfigure the ensemble".into()));
+            return Err(BackendError::Refused(
+                "there is no leader to reconfigure the ensemble".into(),
+            ));
         };
-        Ok(reconfigure(&leader.record.address.client(), &self.super_password, &change).await?)
+        Ok(reconfigure(
+            &leader.record.address.client(),
+            &self.super_password,
+            &change,
+        )
+        .await?)
     }
 
     fn spec(&self, id: ServerId, role: Role) -> Result<String, BackendError> {
-        let member = self.members.get(&id).ok_or_else(|| BackendError::Refused(format!("there is no member {id}")))?;
+        let member = self
+            .members
+            .get(&id)
+            .ok_or_else(|| BackendError::Refused(format!("there is no member {id}")))?;
         Ok(member.record.address.reconfig_spec(id, role))
     }
 
@@ -269,9 +353,19 @@ impl Backend for LocalBackend {
             }
         }
         let initial = self.record.as_ref().map(|record| record.initial.clone());
-        let mut observed = Observed { initial, ..Observed::default() };
+        let mut observed = Observed {
+            initial,
+            ..Observed::default()
+        };
         for (id, member) in &self.members {
-            let MemberRecord { role, retired, started, address, metrics_port: _, template_hash } = &member.record;
+            let MemberRecord {
+                role,
+                retired,
+                started,
+                address,
+                metrics_port: _,
+                template_hash,
+            } = &member.record;
             let zoo_cfg = self.dir.member(*id).read_zoo_cfg();
             let member = Member {
                 role: *role,
@@ -285,7 +379,9 @@ impl Backend for LocalBackend {
             observed.members.insert(*id, member);
         }
         let leader = observed.leader().and_then(|id| told.remove(&id));
-        observed.committed = leader.filter(|told| told.answer.state == State::Leader).and_then(|told| told.membership);
+        observed.committed = leader
+            .filter(|told| told.answer.state == State::Leader)
+            .and_then(|told| told.membership);
         Ok(observed)
     }
 
@@ -310,18 +406,43 @@ impl Backend for LocalBackend {
     ) -> Result<(), BackendError> {
         match step {
             Step::Bootstrap { voters, observers } => self.bootstrap(voters, observers),
-            Step::Start { ids } => ids.iter().try_for_each(|id| self.start(desired, observed, *id)),
+            Step::Start { ids } => ids
+                .iter()
+                .try_for_each(|id| self.start(desired, observed, *id)),
             Step::Create { id, role } => self.create(*id, *role),
             Step::Join { ids, version } => {
-                let joining = ids.iter().map(|id| self.spec(*id, Role::Observer)).collect::<Result<_, _>>()?;
-                self.reconfigure(observed, Change { joining, leaving: Vec::new(), from_version: *version }).await
+                let joining = ids
+                    .iter()
+                    .map(|id| self.spec(*id, Role::Observer))
+                    .collect::<Result<_, _>>()?;
+                self.reconfigure(
+                    observed,
+                    Change {
+                        joining,
+                        leaving: Vec::new(),
+                        from_version: *version,
+                    },
+                )
+                .await
             }
             Step::Promote { id, version } => {
                 let joining = vec![self.spec(*id, Role::Voter)?];
-                self.reconfigure(observed, Change { joining, leaving: Vec::new(), from_version: *version }).await
+                self.reconfigure(
+                    observed,
+                    Change {
+                        joining,
+                        leaving: Vec::new(),
+                        from_version: *version,
+                    },
+                )
+                .await
             }
             Step::Remove { ids, version } => {
-                let change = Change { joining: Vec::new(), leaving: ids.clone(), from_version: *version };
+                let change = Change {
+                    joining: Vec::new(),
+                    leaving: ids.clone(),
+                    from_version: *version,
+                };
                 self.reconfigure(observed, change).await
             }
             Step::Stop { ids } => ids.iter().try_for_each(|id| {
@@ -333,9 +454,9 @@ impl Backend for LocalBackend {
                 Ok(())
             }
             Step::Retire { id, data } => self.retire(*id, *data),
-            Step::Render { ids } => {
-                ids.iter().try_for_each(|id| self.render(desired, observed.committed.as_ref(), *id))
-            }
+            Step::Render { ids } => ids
+                .iter()
+                .try_for_each(|id| self.render(desired, observed.committed.as_ref(), *id)),
         }
     }
 }
@@ -343,11 +464,15 @@ impl Backend for LocalBackend {
 /// The client port that a base port gives a member.
 fn chosen_port(base: u16, id: ServerId) -> Result<u16, BackendError> {
     let port = u16::try_from(u32::from(base) + id.0);
-    let port = port.map_err(|_| BackendError::Refused(format!("--base-port {base} leaves no port for member {id}")))?;
+    let port = port.map_err(|_| {
+        BackendError::Refused(format!("--base-port {base} leaves no port for member {id}"))
+    })?;
     if is_free(port) {
         return Ok(port);
     }
-    Err(BackendError::Refused(format!("port {port} of member {id} is in use; give another --base-port")))
+    Err(BackendError::Refused(format!(
+        "port {port} of member {id} is in use; give another --base-port"
+    )))
 }
 
 const HOST: &str = "127.0.0.1";

@@ -84,13 +84,22 @@ impl Console {
     }
 
     fn say_changes(&mut self, status: &ZooKeeperEnsembleStatus) {
-        let now: BTreeMap<u32, String> =
-            status.members.iter().map(|member| (member.id, format!("{} ({})", member.state, member.role))).collect();
+        let now: BTreeMap<u32, String> = status
+            .members
+            .iter()
+            .map(|member| (member.id, format!("{} ({})", member.state, member.role)))
+            .collect();
         let before = std::mem::replace(&mut self.members, now.clone());
         for member in &status.members {
             let words = now.get(&member.id);
             if words != before.get(&member.id) && words.is_some() {
-                let MemberStatus { id, role, state, client_address, .. } = member;
+                let MemberStatus {
+                    id,
+                    role,
+                    state,
+                    client_address,
+                    ..
+                } = member;
                 self.line(&format!("member {id} ({role}, {client_address}): {state}"));
             }
         }
@@ -101,19 +110,41 @@ impl Console {
 
     fn draw(&self, cluster: &Cluster, status: &ZooKeeperEnsembleStatus) -> String {
         let mut table = String::new();
-        let leader = status.leader.map_or("no leader".into(), |leader| format!("leader {leader}"));
-        let epoch = status.epoch.map_or(String::new(), |epoch| format!(", epoch {epoch}"));
+        let leader = status
+            .leader
+            .map_or("no leader".into(), |leader| format!("leader {leader}"));
+        let epoch = status
+            .epoch
+            .map_or(String::new(), |epoch| format!(", epoch {epoch}"));
         let counts = format!(
             "{}/{} voters, {}/{} observers",
-            status.ready_voters, cluster.voters.replicas, status.ready_observers, cluster.observers.replicas
+            status.ready_voters,
+            cluster.voters.replicas,
+            status.ready_observers,
+            cluster.observers.replicas
         );
         let mut row = |text: String| writeln!(table, "{text}").expect("a String takes all");
-        row(format!("\n{}: {counts}, {leader}{epoch}. {}", self.name, status.plan.summary));
-        row(format!("{:>4}  {:<9} {:<10} {:<14} CLIENTS", "ID", "ROLE", "STATE", "ZXID"));
+        row(format!(
+            "\n{}: {counts}, {leader}{epoch}. {}",
+            self.name, status.plan.summary
+        ));
+        row(format!(
+            "{:>4}  {:<9} {:<10} {:<14} CLIENTS",
+            "ID", "ROLE", "STATE", "ZXID"
+        ));
         for member in &status.members {
-            let MemberStatus { id, role, state, zxid, client_address, .. } = member;
+            let MemberStatus {
+                id,
+                role,
+                state,
+                zxid,
+                client_address,
+                ..
+            } = member;
             let zxid = zxid.as_deref().unwrap_or("-");
-            row(format!("{id:>4}  {role:<9} {state:<10} {zxid:<14} {client_address}"));
+            row(format!(
+                "{id:>4}  {role:<9} {state:<10} {zxid:<14} {client_address}"
+            ));
         }
         if let Some(connect) = &status.connect_string {
             row(format!("connect: {connect}"));
@@ -151,7 +182,10 @@ fn ready_line(status: &ZooKeeperEnsembleStatus) -> String {
         ids => format!(", {name} {}", ids.join(" ")),
     };
     let leader = with("leader").join(" ");
-    let (followers, observers) = (part("followers", with("follower")), part("observers", with("observer")));
+    let (followers, observers) = (
+        part("followers", with("follower")),
+        part("observers", with("observer")),
+    );
     let connect = status.connect_string.as_deref().unwrap_or_default();
     format!("ready: leader {leader}{followers}{observers}; connect to {connect}")
 }

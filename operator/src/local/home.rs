@@ -54,11 +54,17 @@ impl Dir {
     /// Opens the folder, making it when it is not there.
     pub(super) fn open(path: &Path) -> Result<Self, BackendError> {
         fs::create_dir_all(path).map_err(BackendError::io(format!("making {}", path.display())))?;
-        let path = path.canonicalize().map_err(BackendError::io(format!("finding {}", path.display())))?;
+        let path = path
+            .canonicalize()
+            .map_err(BackendError::io(format!("finding {}", path.display())))?;
         let lock = path.join("lock");
-        let file = File::create(&lock).map_err(BackendError::io(format!("making {}", lock.display())))?;
+        let file =
+            File::create(&lock).map_err(BackendError::io(format!("making {}", lock.display())))?;
         if file.try_lock().is_err() {
-            let message = format!("another zookeeper-operator keeps the ensemble in {}", path.display());
+            let message = format!(
+                "another zookeeper-operator keeps the ensemble in {}",
+                path.display()
+            );
             return Err(BackendError::Refused(message));
         }
         Ok(Self { path, _lock: file })
@@ -77,16 +83,21 @@ impl Dir {
     }
 
     pub(super) fn member(&self, id: ServerId) -> Home {
-        Home { path: self.path.join(format!("member-{id}")) }
+        Home {
+            path: self.path.join(format!("member-{id}")),
+        }
     }
 
     /// The members that have a home.
     pub(super) fn members(&self) -> Result<Vec<(ServerId, MemberRecord)>, BackendError> {
-        let entries = fs::read_dir(&self.path).map_err(BackendError::io(format!("reading {}", self.path.display())))?;
+        let entries = fs::read_dir(&self.path)
+            .map_err(BackendError::io(format!("reading {}", self.path.display())))?;
         let mut members = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let id = name.to_str().and_then(|name| name.strip_prefix("member-")?.parse().ok());
+            let id = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("member-")?.parse().ok());
             if let Some(id) = id.map(ServerId)
                 && let Some(record) = read_yaml(&self.member(id).record_file())?
             {
@@ -108,10 +119,20 @@ impl Dir {
             Err(error) => return Err(failed()(error)),
         }
         let mut random = [0_u8; 24];
-        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).map_err(failed())?;
+        File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut random))
+            .map_err(failed())?;
         let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).map_err(failed())?;
-        file.write_all(password.as_bytes()).and_then(|()| file.sync_all()).map_err(failed())?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed())?;
+        file.write_all(password.as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(failed())?;
         Ok(password)
     }
 }
@@ -126,7 +147,8 @@ impl Home {
     /// Makes the folder, with its `myid` and, last, its record: without one there is no member.
     pub(super) fn create(&self, id: ServerId, record: &MemberRecord) -> Result<(), BackendError> {
         let data = self.data_dir();
-        fs::create_dir_all(&data).map_err(BackendError::io(format!("making {}", data.display())))?;
+        fs::create_dir_all(&data)
+            .map_err(BackendError::io(format!("making {}", data.display())))?;
         write_atomically(&data.join("myid"), &format!("{id}\n"))?;
         write_yaml(&self.record_file(), record)
     }
@@ -168,18 +190,24 @@ impl Home {
         let log = fs::read(self.log_file()).ok()?;
         let tail = log.get(log.len().saturating_sub(4096)..)?;
         let text = String::from_utf8_lossy(tail);
-        text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+        text.lines()
+            .rev()
+            .map(str::trim)
+            .find(|line| !line.is_empty())
+            .map(str::to_owned)
     }
 }
 
 /// Reads a YAML file; none when it is not there.
 pub(super) fn read_yaml<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, BackendError> {
     match fs::read_to_string(path) {
-        Ok(text) => serde_yaml::from_str(&text)
-            .map(Some)
-            .map_err(|error| BackendError::Refused(format!("{} is damaged: {error}", path.display()))),
+        Ok(text) => serde_yaml::from_str(&text).map(Some).map_err(|error| {
+            BackendError::Refused(format!("{} is damaged: {error}", path.display()))
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(BackendError::io(format!("reading {}", path.display()))(error)),
+        Err(error) => Err(BackendError::io(format!("reading {}", path.display()))(
+            error,
+        )),
     }
 }
 

@@ -29,12 +29,18 @@ pub(super) enum News {
 impl Manifest {
     /// Reads the file; the error has a line for each problem.
     pub(super) fn open(file: &Path) -> Result<Self, Vec<String>> {
-        let text = fs::read_to_string(file).map_err(|error| vec![format!("{}: {error}", file.display())])?;
+        let text = fs::read_to_string(file)
+            .map_err(|error| vec![format!("{}: {error}", file.display())])?;
         let (ensemble, cluster) = read(&text).map_err(|problems| {
             let line = |problem: &Problem| format!("{}: {problem}", file.display());
             problems.iter().map(line).collect::<Vec<_>>()
         })?;
-        let mut manifest = Self { file: file.to_owned(), text, ensemble, cluster };
+        let mut manifest = Self {
+            file: file.to_owned(),
+            text,
+            ensemble,
+            cluster,
+        };
         manifest.set_generation(1);
         Ok(manifest)
     }
@@ -65,7 +71,11 @@ impl Manifest {
         self.text = text;
         let (ensemble, cluster) = match read(&self.text) {
             Ok(read) => read,
-            Err(problems) => return Some(News::Refused(problems.iter().map(ToString::to_string).collect())),
+            Err(problems) => {
+                return Some(News::Refused(
+                    problems.iter().map(ToString::to_string).collect(),
+                ));
+            }
         };
         if cluster.name != self.cluster.name {
             let message = format!(

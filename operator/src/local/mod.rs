@@ -55,11 +55,17 @@ pub enum StartError {
 pub async fn run(options: Options) -> Result<(), StartError> {
     let mut manifest = Manifest::open(&options.file).map_err(StartError::Usage)?;
     let node = node_binary(options.node_binary.as_deref())?;
-    let dir = options.dir.unwrap_or_else(|| PathBuf::from(format!("{}.zke", manifest.name())));
+    let dir = options
+        .dir
+        .unwrap_or_else(|| PathBuf::from(format!("{}.zke", manifest.name())));
     let mut backend = LocalBackend::open(&dir, manifest.name(), options.base_port, node)?;
     manifest.continue_from(backend.previous());
     let mut console = Console::new(manifest.name());
-    console.line(&format!("{} in {}; Ctrl-C stops it and keeps the data", manifest.name(), dir.display()));
+    console.line(&format!(
+        "{} in {}; Ctrl-C stops it and keeps the data",
+        manifest.name(),
+        dir.display()
+    ));
     for note in backend.notes() {
         console.line(&note);
     }
@@ -95,7 +101,9 @@ fn follow(manifest: &mut Manifest, console: &mut Console) {
         None => {}
         Some(News::Accepted) => console.line("the manifest has changed"),
         Some(News::Refused(problems)) => {
-            console.line("the manifest has changed, and cannot be used; the one before stays in force:");
+            console.line(
+                "the manifest has changed, and cannot be used; the one before stays in force:",
+            );
             for problem in problems {
                 console.line(&format!("  {problem}"));
             }
@@ -109,7 +117,10 @@ async fn turn(manifest: &Manifest, backend: &mut LocalBackend, console: &mut Con
     backend.set_ensemble(manifest.ensemble());
     let previous = backend.previous().clone();
     let now = k8s_openapi::jiff::Timestamp::now();
-    let outcome = pass(cluster, backend, &previous, now, &mut |plan| console.plan(plan)).await;
+    let outcome = pass(cluster, backend, &previous, now, &mut |plan| {
+        console.plan(plan)
+    })
+    .await;
     for note in backend.notes() {
         console.line(&note);
     }
@@ -138,14 +149,18 @@ fn node_binary(given: Option<&Path>) -> Result<PathBuf, StartError> {
     let found = match given {
         Some(path) => path.to_owned(),
         None => {
-            let own = std::env::current_exe().map_err(BackendError::io("the path of this program"))?;
+            let own =
+                std::env::current_exe().map_err(BackendError::io("the path of this program"))?;
             own.with_file_name("zookeeper-node")
         }
     };
-    std::path::absolute(&found).ok().filter(|path| path.is_file()).ok_or_else(|| {
-        let cure = "build it (cargo build --bin zookeeper-node) or name it with --node-binary";
-        StartError::Usage(vec![format!("no server at {}: {cure}", found.display())])
-    })
+    std::path::absolute(&found)
+        .ok()
+        .filter(|path| path.is_file())
+        .ok_or_else(|| {
+            let cure = "build it (cargo build --bin zookeeper-node) or name it with --node-binary";
+            StartError::Usage(vec![format!("no server at {}: {cure}", found.display())])
+        })
 }
 
 struct Signals {
@@ -156,7 +171,10 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, BackendError> {
         let listen = |kind| signal(kind).map_err(BackendError::io("listening for signals"));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
     async fn recv(&mut self) {

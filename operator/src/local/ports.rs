@@ -17,9 +17,14 @@ impl Ports {
     /// Begins at a place that depends on the folder, so that two ensembles rarely try the same ports.
     pub(super) fn new(dir: &Path, taken: impl IntoIterator<Item = u16>) -> Self {
         let mut hasher = DefaultHasher::new();
-        std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).hash(&mut hasher);
+        std::path::absolute(dir)
+            .unwrap_or_else(|_| dir.to_owned())
+            .hash(&mut hasher);
         let spread = (hasher.finish() % u64::from(LAST - FIRST)) as u16;
-        Self { taken: taken.into_iter().collect(), next: FIRST + spread }
+        Self {
+            taken: taken.into_iter().collect(),
+            next: FIRST + spread,
+        }
     }
 
     /// A port that nobody listens on.

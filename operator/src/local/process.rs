@@ -38,7 +38,11 @@ impl Process {
     /// Starts the member's program.
     pub(super) fn start(&mut self, node: &Path, home: &Home) -> Result<(), BackendError> {
         let failed = || BackendError::io(format!("starting {}", node.display()));
-        let log = OpenOptions::new().create(true).append(true).open(home.log_file()).map_err(failed())?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(home.log_file())
+            .map_err(failed())?;
         let own = std::env::current_exe().map_err(failed())?;
         let child = Command::new(own)
             .arg("launch")
@@ -54,7 +58,12 @@ impl Process {
             .spawn()
             .map_err(failed())?;
         let failures = self.failures;
-        *self = Self { child: Some(child), started: Some(Instant::now()), failures, ..Self::default() };
+        *self = Self {
+            child: Some(child),
+            started: Some(Instant::now()),
+            failures,
+            ..Self::default()
+        };
         Ok(())
     }
 
@@ -76,7 +85,10 @@ impl Process {
         let child = self.child.as_mut()?;
         let ended = child.try_wait().ok()?;
         let Some(exit) = ended else {
-            if self.stopping.is_some_and(|since| since.elapsed() > STOP_TIMEOUT) {
+            if self
+                .stopping
+                .is_some_and(|since| since.elapsed() > STOP_TIMEOUT)
+            {
                 self.kill();
             }
             return None;
@@ -86,10 +98,15 @@ impl Process {
             self.failures = 0;
             return Some(End::Asked);
         }
-        if self.started.is_some_and(|started| started.elapsed() > STEADY_AFTER) {
+        if self
+            .started
+            .is_some_and(|started| started.elapsed() > STEADY_AFTER)
+        {
             self.failures = 0;
         }
-        let pause = RETRY_FIRST.saturating_mul(1 << self.failures.min(10)).min(RETRY_MAX);
+        let pause = RETRY_FIRST
+            .saturating_mul(1 << self.failures.min(10))
+            .min(RETRY_MAX);
         self.retry_at = Some(Instant::now() + pause);
         self.failures += 1;
         Some(End::Died(exit.to_string()))
@@ -116,7 +133,11 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = self.child.as_ref().and_then(Child::id).and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let pid = self
+            .child
+            .as_ref()
+            .and_then(Child::id)
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         if let Some(pid) = pid {
             // The process is ours and not yet reaped, so the id cannot be another's; it may be dead already.
             let _ = kill_process(pid, signal);

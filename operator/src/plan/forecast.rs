@@ -8,8 +8,7 @@ use crate::membership::{Address, Membership, Server};
 use crate::observed::{Answer, Instance, Member, Observed, State};
 
 /// The next steps, at most [`FORECAST_MAX`] of them.
-pub fn forecast(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Vec<Step> {
-    let mut world = observed.clone();
+pub(super) fn forecast(cluster: &Cluster, desired: &Desired, mut world: Observed) -> Vec<Step> {
     run(cluster, desired, &mut world, FORECAST_MAX)
 }
 
@@ -33,14 +32,29 @@ fn run(cluster: &Cluster, desired: &Desired, world: &mut Observed, max: usize) -
 }
 
 /// What a step changes by itself, when it succeeds.
-pub fn after(world: &mut Observed, desired: &Desired, step: &Step) {
+pub(super) fn after(world: &mut Observed, desired: &Desired, step: &Step) {
     match step {
         Step::Bootstrap { voters, observers } => {
             let voters = voters.iter().map(|id| (*id, Role::Voter));
-            let roles: Vec<_> = voters.chain(observers.iter().map(|id| (*id, Role::Observer))).collect();
-            world.members.extend(roles.iter().map(|(id, role)| (*id, newcomer(*id, *role))));
-            let servers = roles.iter().map(|(id, role)| (*id, Server { role: *role, address: address(*id) }));
-            world.initial = Some(Membership { version: 0, servers: servers.collect() });
+            let roles: Vec<_> = voters
+                .chain(observers.iter().map(|id| (*id, Role::Observer)))
+                .collect();
+            world
+                .members
+                .extend(roles.iter().map(|(id, role)| (*id, newcomer(*id, *role))));
+            let servers = roles.iter().map(|(id, role)| {
+                (
+                    *id,
+                    Server {
+                        role: *role,
+                        address: address(*id),
+                    },
+                )
+            });
+            world.initial = Some(Membership {
+                version: 0,
+                servers: servers.collect(),
+            });
         }
         Step::Start { ids } => {
             for id in ids {
@@ -56,24 +70,54 @@ pub fn after(world: &mut Observed, desired: &Desired, step: &Step) {
             world.members.insert(*id, newcomer(*id, *role));
         }
         Step::Join { ids, .. } => reconfigure(world, |servers| {
-            servers.extend(ids.iter().map(|id| (*id, Server { role: Role::Observer, address: address(*id) })));
+            servers.extend(ids.iter().map(|id| {
+                (
+                    *id,
+                    Server {
+                        role: Role::Observer,
+                        address: address(*id),
+                    },
+                )
+            }));
         }),
         Step::Promote { id, .. } => reconfigure(world, |servers| {
-            servers.insert(*id, Server { role: Role::Voter, address: address(*id) });
+            servers.insert(
+                *id,
+                Server {
+                    role: Role::Voter,
+                    address: address(*id),
+                },
+            );
         }),
-        Step::Remove { ids, .. } => reconfigure(world, |servers| servers.retain(|id, _| !ids.contains(id))),
+        Step::Remove { ids, .. } => {
+            reconfigure(world, |servers| servers.retain(|id, _| !ids.contains(id)))
+        }
         Step::Stop { ids } => ids.iter().for_each(|id| stop(world, *id)),
         Step::Restart { id } => stop(world, *id),
-        Step::Retire { id, data: Retention::Delete } => {
+        Step::Retire {
+            id,
+            data: Retention::Delete,
+        } => {
             world.members.remove(id);
         }
-        Step::Retire { id, data: Retention::Retain } => {
-            world.members.get_mut(id).into_iter().for_each(|member| member.retired = true);
+        Step::Retire {
+            id,
+            data: Retention::Retain,
+        } => {
+            world
+                .members
+                .get_mut(id)
+                .into_iter()
+                .for_each(|member| member.retired = true);
         }
         Step::Render { ids } => {
             for id in ids {
                 let role = known(world).and_then(|known| known.role(*id));
-                world.members.get_mut(id).into_iter().for_each(|member| member.rendered_role = role);
+                world
+                    .members
+                    .get_mut(id)
+                    .into_iter()
+                    .for_each(|member| member.rendered_role = role);
             }
         }
     }
@@ -94,9 +138,16 @@ fn settle(world: &mut Observed) {
             Instance::New | Instance::Stopped | Instance::Running => {}
         }
     }
-    let running = |id: &ServerId| world.members.get(id).is_some_and(|member| member.instance == Instance::Running);
+    let running = |id: &ServerId| {
+        world
+            .members
+            .get(id)
+            .is_some_and(|member| member.instance == Instance::Running)
+    };
     let voters: Vec<ServerId> = committed.voters().filter(running).collect();
-    let leader = leader.filter(|leader| voters.contains(leader)).or(voters.last().copied());
+    let leader = leader
+        .filter(|leader| voters.contains(leader))
+        .or(voters.last().copied());
     let quorate = voters.len() >= committed.quorum();
     for (id, member) in &mut world.members {
         let state = match committed.role(*id) {
@@ -107,7 +158,11 @@ fn settle(world: &mut Observed) {
             // A server that the membership does not know follows without a vote.
             None => Some(State::Follower),
         };
-        let answer = |state| Answer { state, zxid: 1 << 32, config_version: Some(committed.version) };
+        let answer = |state| Answer {
+            state,
+            zxid: 1 << 32,
+            config_version: Some(committed.version),
+        };
         member.answer = state.map(answer);
     }
 }
@@ -119,7 +174,10 @@ fn stop(world: &mut Observed, id: ServerId) {
     }
 }
 
-fn reconfigure(world: &mut Observed, change: impl FnOnce(&mut std::collections::BTreeMap<ServerId, Server>)) {
+fn reconfigure(
+    world: &mut Observed,
+    change: impl FnOnce(&mut std::collections::BTreeMap<ServerId, Server>),
+) {
     if let Some(committed) = &mut world.committed {
         change(&mut committed.servers);
         committed.version += 1;
@@ -144,7 +202,12 @@ fn newcomer(id: ServerId, role: Role) -> Member {
 
 /// Nobody connects to it: a forecast only needs members to differ.
 fn address(id: ServerId) -> Address {
-    Address { host: format!("member-{id}"), quorum_port: 2888, election_port: 3888, client_port: 2181 }
+    Address {
+        host: format!("member-{id}"),
+        quorum_port: 2888,
+        election_port: 3888,
+        client_port: 2181,
+    }
 }
 
 /// Longest forecast.

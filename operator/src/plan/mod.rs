@@ -21,7 +21,9 @@ use crate::desired::Desired;
 use crate::observed::{Instance, Observed};
 use crate::safety::Unsafe;
 
-pub use forecast::{after, carry_out, forecast};
+use forecast::{after, forecast};
+
+pub use forecast::carry_out;
 pub use words::are;
 
 /// What to do next.
@@ -141,20 +143,43 @@ enum Verdict {
 /// Makes the plan, with a forecast of what follows.
 pub fn plan(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = next(cluster, desired, observed);
-    let steps = forecast(cluster, desired, observed);
-    let skip = usize::from(plan.next.is_some());
-    plan.upcoming = steps.iter().skip(skip).map(ToString::to_string).collect();
+    let mut world = observed.clone();
+    if let Some(step) = &plan.next {
+        after(&mut world, desired, step);
+    }
+    plan.upcoming = forecast(cluster, desired, world)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     plan
 }
 
 /// The next step or what it waits for.
 pub fn next(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Plan {
-    let concerns = [bootstrap, start, lead, membership::concern, rollout::concern, render, rest];
+    let concerns = [
+        bootstrap,
+        start,
+        lead,
+        membership::concern,
+        rollout::concern,
+        render,
+        rest,
+    ];
     for concern in concerns {
         match concern(cluster, desired, observed) {
             Verdict::Pass => {}
-            Verdict::Do(step) => return Plan { next: Some(step), ..Plan::default() },
-            Verdict::Wait(reason) => return Plan { waiting: Some(reason), ..Plan::default() },
+            Verdict::Do(step) => {
+                return Plan {
+                    next: Some(step),
+                    ..Plan::default()
+                };
+            }
+            Verdict::Wait(reason) => {
+                return Plan {
+                    waiting: Some(reason),
+                    ..Plan::default()
+                };
+            }
         }
     }
     Plan::default()
@@ -164,7 +189,10 @@ fn bootstrap(cluster: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     if observed.initial.is_some() {
         return Verdict::Pass;
     }
-    let (voters, observers) = (cluster.voters.replicas as u32, cluster.observers.replicas as u32);
+    let (voters, observers) = (
+        cluster.voters.replicas as u32,
+        cluster.observers.replicas as u32,
+    );
     Verdict::Do(Step::Bootstrap {
         voters: (1..=voters).map(ServerId).collect(),
         observers: (voters + 1..=voters + observers).map(ServerId).collect(),
@@ -188,15 +216,27 @@ fn start(_: &Cluster, desired: &Desired, observed: &Observed) -> Verdict {
         }
         Instance::Running | Instance::Stopping => false,
     };
-    let ids: Vec<ServerId> = observed.members.iter().filter(may_start).map(|(id, _)| *id).collect();
-    if ids.is_empty() { Verdict::Pass } else { Verdict::Do(Step::Start { ids }) }
+    let ids: Vec<ServerId> = observed
+        .members
+        .iter()
+        .filter(may_start)
+        .map(|(id, _)| *id)
+        .collect();
+    if ids.is_empty() {
+        Verdict::Pass
+    } else {
+        Verdict::Do(Step::Start { ids })
+    }
 }
 
 fn lead(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     if observed.leader().is_some() && observed.committed.is_some() {
         return Verdict::Pass;
     }
-    let members = observed.members.iter().filter(|(_, member)| !member.retired);
+    let members = observed
+        .members
+        .iter()
+        .filter(|(_, member)| !member.retired);
     Verdict::Wait(Reason::NoLeader(members.map(|(id, _)| *id).collect()))
 }
 
@@ -208,22 +248,40 @@ fn render(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     };
     let stale = observed.members.iter().filter(|(id, member)| {
         let role = committed.role(**id);
-        member.instance == Instance::Running && role.is_some() && member.rendered_role != role && observed.healthy(**id)
+        member.instance == Instance::Running
+            && role.is_some()
+            && member.rendered_role != role
+            && observed.healthy(**id)
     });
     let ids: Vec<ServerId> = stale.map(|(id, _)| *id).collect();
-    if ids.is_empty() { Verdict::Pass } else { Verdict::Do(Step::Render { ids }) }
+    if ids.is_empty() {
+        Verdict::Pass
+    } else {
+        Verdict::Do(Step::Render { ids })
+    }
 }
 
 fn rest(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     let away = |instances: &[Instance]| -> Vec<ServerId> {
         let members = observed.members.iter();
         let away = members.filter(|(id, member)| !member.retired && !observed.healthy(**id));
-        away.filter(|(_, member)| instances.contains(&member.instance)).map(|(id, _)| *id).collect()
+        away.filter(|(_, member)| instances.contains(&member.instance))
+            .map(|(id, _)| *id)
+            .collect()
     };
     let failed = away(&[Instance::Failed]);
     if !failed.is_empty() {
         return Verdict::Wait(Reason::Failed(failed));
     }
-    let starting = away(&[Instance::New, Instance::Stopped, Instance::Running, Instance::Stopping]);
-    if starting.is_empty() { Verdict::Pass } else { Verdict::Wait(Reason::Starting(starting)) }
+    let starting = away(&[
+        Instance::New,
+        Instance::Stopped,
+        Instance::Running,
+        Instance::Stopping,
+    ]);
+    if starting.is_empty() {
+        Verdict::Pass
+    } else {
+        Verdict::Wait(Reason::Starting(starting))
+    }
 }

@@ -20,7 +20,11 @@ pub(crate) fn members(ids: &[ServerId]) -> String {
 
 /// `member 3 is`, `members 3 and 4 are`.
 pub fn are(ids: &[ServerId]) -> String {
-    format!("{} {}", members(ids), if ids.len() == 1 { "is" } else { "are" })
+    format!(
+        "{} {}",
+        members(ids),
+        if ids.len() == 1 { "is" } else { "are" }
+    )
 }
 
 impl Step {
@@ -81,17 +85,34 @@ impl fmt::Display for Step {
                 write!(f, "set up a new ensemble: {} as voters", members(voters))
             }
             Self::Bootstrap { voters, observers } => {
-                write!(f, "set up a new ensemble: {} as voters, {} as observers", members(voters), members(observers))
+                write!(
+                    f,
+                    "set up a new ensemble: {} as voters, {} as observers",
+                    members(voters),
+                    members(observers)
+                )
             }
             Self::Start { ids } => write!(f, "start {}", members(ids)),
-            Self::Create { id, role: Role::Voter } => write!(f, "create member {id}, to become a voter"),
-            Self::Create { id, role: Role::Observer } => write!(f, "create member {id}, an observer"),
+            Self::Create {
+                id,
+                role: Role::Voter,
+            } => write!(f, "create member {id}, to become a voter"),
+            Self::Create {
+                id,
+                role: Role::Observer,
+            } => write!(f, "create member {id}, an observer"),
             Self::Join { ids, .. } => write!(f, "add {} to the ensemble as observer", members(ids)),
             Self::Promote { id, .. } => write!(f, "let member {id} vote"),
             Self::Remove { ids, .. } => write!(f, "take {} out of the ensemble", members(ids)),
             Self::Stop { ids } => write!(f, "stop {}", members(ids)),
-            Self::Retire { id, data: Retention::Delete } => write!(f, "delete the data of member {id}"),
-            Self::Retire { id, data: Retention::Retain } => write!(f, "retire member {id}, and keep its data"),
+            Self::Retire {
+                id,
+                data: Retention::Delete,
+            } => write!(f, "delete the data of member {id}"),
+            Self::Retire {
+                id,
+                data: Retention::Retain,
+            } => write!(f, "retire member {id}, and keep its data"),
             Self::Restart { id } => write!(f, "restart member {id}"),
             Self::Render { ids } => write!(f, "write the configuration of {} anew", members(ids)),
         }
@@ -108,7 +129,10 @@ impl Reason {
             Self::Stopping(_) => "MemberStopping",
             Self::Failed(_) => "MemberFailed",
             Self::Starting(_) => "MemberStarting",
-            Self::Unsafe { why: crate::safety::Unsafe::NoSpare { .. }, .. } => "SlackTooSmall",
+            Self::Unsafe {
+                why: crate::safety::Unsafe::NoSpare { .. },
+                ..
+            } => "SlackTooSmall",
             Self::Unsafe { .. } => "MemberNotReady",
             Self::NoFreeId => "NoFreeServerId",
         }
@@ -119,7 +143,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoLeader(ids) => write!(f, "{} to elect a leader", members(ids)),
-            Self::CatchUp(id) => write!(f, "member {id} to catch up with the leader, so that it may vote"),
+            Self::CatchUp(id) => write!(
+                f,
+                "member {id} to catch up with the leader, so that it may vote"
+            ),
             Self::Settle(ids) => write!(f, "{} to take over the new membership", members(ids)),
             Self::Stopping(ids) => write!(f, "{} to stop", members(ids)),
             Self::Failed(ids) => write!(f, "a new try: {} down", are(ids)),

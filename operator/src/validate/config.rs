@@ -21,7 +21,11 @@ enum Kind {
 }
 
 /// Checks one `config` map and gives its values as text.
-pub(super) fn check(path: &str, config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+pub(super) fn check(
+    path: &str,
+    config: &Config,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, String> {
     let mut checked = BTreeMap::new();
     for (written, value) in config {
         let (path, value) = (format!("{path}.{written}"), text_of(value));
@@ -30,7 +34,10 @@ pub(super) fn check(path: &str, config: &Config, problems: &mut Vec<Problem>) ->
         match problem_of(key, &value) {
             Some(message) => problems.push(Problem::new(&path, message)),
             None if checked.insert(key.to_owned(), value).is_some() => {
-                problems.push(Problem::new(&path, format!("{key} is given twice, with and without \"zookeeper.\"")));
+                problems.push(Problem::new(
+                    &path,
+                    format!("{key} is given twice, with and without \"zookeeper.\""),
+                ));
             }
             None => {}
         }
@@ -39,7 +46,11 @@ pub(super) fn check(path: &str, config: &Config, problems: &mut Vec<Problem>) ->
 }
 
 /// Checks what only two keys together can get wrong.
-pub(super) fn check_together(path: &str, config: &BTreeMap<String, String>, problems: &mut Vec<Problem>) {
+pub(super) fn check_together(
+    path: &str,
+    config: &BTreeMap<String, String>,
+    problems: &mut Vec<Problem>,
+) {
     let number = |key: &str| config.get(key).and_then(|value| value.parse::<i64>().ok());
     let tick = number("tickTime").unwrap_or(2000);
     let (min, max) = (number("minSessionTimeout"), number("maxSessionTimeout"));
@@ -48,7 +59,10 @@ pub(super) fn check_together(path: &str, config: &BTreeMap<String, String>, prob
         let message = format!(
             "minSessionTimeout ({min} ms) is above maxSessionTimeout ({max} ms); left out, they are 2 and 20 times tickTime"
         );
-        problems.push(Problem::new(path.rsplit_once('.').map_or(path, |_| "spec.config"), message));
+        problems.push(Problem::new(
+            path.rsplit_once('.').map_or(path, |_| "spec.config"),
+            message,
+        ));
     }
 }
 
@@ -75,7 +89,11 @@ fn problem_of(key: &str, value: &str) -> Option<String> {
 
 /// Whether a key is the owned one, or of the owned family (`server.`).
 fn is_owned(key: &str, owned: &str) -> bool {
-    if owned.ends_with('.') { key.starts_with(owned) } else { key == owned }
+    if owned.ends_with('.') {
+        key.starts_with(owned)
+    } else {
+        key == owned
+    }
 }
 
 impl Kind {
@@ -83,12 +101,16 @@ impl Kind {
         let wanted = match self {
             Self::Int(min, max) => match value.parse::<i64>() {
                 Ok(number) if (min..=max).contains(&number) => return None,
-                Ok(number) => return Some(format!("{number} is out of range; from {min} to {max}")),
+                Ok(number) => {
+                    return Some(format!("{number} is out of range; from {min} to {max}"));
+                }
                 Err(_) => "a whole number",
             },
             Self::Number if value.parse::<f64>().is_ok() => return None,
             Self::Number => "a number",
-            Self::Bool if matches!(value.to_ascii_lowercase().as_str(), "true" | "false") => return None,
+            Self::Bool if matches!(value.to_ascii_lowercase().as_str(), "true" | "false") => {
+                return None;
+            }
             Self::Bool => "\"true\" or \"false\"",
             Self::YesNo if matches!(value, "yes" | "no") => return None,
             Self::YesNo => "\"yes\" or \"no\"",
@@ -100,29 +122,89 @@ impl Kind {
 
 /// Keys that are the operator's, and why. A name that ends in `.` stands for all that begin so.
 const OWNED: [(&str, &str); 24] = [
-    ("clientPort", "clients find every member on the ensemble's client port"),
-    ("clientPortAddress", "members listen where their service sends clients"),
-    ("secureClientPort", "clients find every member on the ensemble's client port"),
-    ("secureClientPortAddress", "members listen where their service sends clients"),
+    (
+        "clientPort",
+        "clients find every member on the ensemble's client port",
+    ),
+    (
+        "clientPortAddress",
+        "members listen where their service sends clients",
+    ),
+    (
+        "secureClientPort",
+        "clients find every member on the ensemble's client port",
+    ),
+    (
+        "secureClientPortAddress",
+        "members listen where their service sends clients",
+    ),
     ("dataDir", "each member's data lives on its own volume"),
     ("dataLogDir", "each member's data lives on its own volume"),
-    ("server.", "members join and leave with spec.voters.replicas and spec.observers.replicas"),
-    ("group.", "the quorum is the majority of spec.voters.replicas"),
-    ("weight.", "the quorum is the majority of spec.voters.replicas"),
-    ("dynamicConfigFile", "the membership changes by reconfiguration only"),
-    ("reconfigEnabled", "the membership changes by reconfiguration only"),
-    ("standaloneEnabled", "one voter is a quorum of one, so that it can grow"),
-    ("peerType", "voters come from spec.voters, observers from spec.observers"),
+    (
+        "server.",
+        "members join and leave with spec.voters.replicas and spec.observers.replicas",
+    ),
+    (
+        "group.",
+        "the quorum is the majority of spec.voters.replicas",
+    ),
+    (
+        "weight.",
+        "the quorum is the majority of spec.voters.replicas",
+    ),
+    (
+        "dynamicConfigFile",
+        "the membership changes by reconfiguration only",
+    ),
+    (
+        "reconfigEnabled",
+        "the membership changes by reconfiguration only",
+    ),
+    (
+        "standaloneEnabled",
+        "one voter is a quorum of one, so that it can grow",
+    ),
+    (
+        "peerType",
+        "voters come from spec.voters, observers from spec.observers",
+    ),
     ("electionAlg", "there is only one election algorithm"),
-    ("DigestAuthenticationProvider.superDigest", "it reconfigures the ensemble as the superuser"),
-    ("DigestAuthenticationProvider.enabled", "it reconfigures the ensemble as the superuser"),
-    ("DigestAuthenticationProvider.digestAlg", "it reconfigures the ensemble as the superuser"),
-    ("metricsProvider.className", "metrics are always served, for its alerts"),
-    ("metricsProvider.httpHost", "metrics are always served, for its alerts"),
-    ("metricsProvider.httpPort", "metrics are always served, for its alerts"),
-    ("metricsProvider.httpsPort", "metrics are always served, for its alerts"),
-    ("admin.serverPort", "members on one machine must not collide"),
-    ("quorumListenOnAllIPs", "members listen where the others look for them"),
+    (
+        "DigestAuthenticationProvider.superDigest",
+        "it reconfigures the ensemble as the superuser",
+    ),
+    (
+        "DigestAuthenticationProvider.enabled",
+        "it reconfigures the ensemble as the superuser",
+    ),
+    (
+        "DigestAuthenticationProvider.digestAlg",
+        "it reconfigures the ensemble as the superuser",
+    ),
+    (
+        "metricsProvider.className",
+        "metrics are always served, for its alerts",
+    ),
+    (
+        "metricsProvider.httpHost",
+        "metrics are always served, for its alerts",
+    ),
+    (
+        "metricsProvider.httpPort",
+        "metrics are always served, for its alerts",
+    ),
+    (
+        "metricsProvider.httpsPort",
+        "metrics are always served, for its alerts",
+    ),
+    (
+        "admin.serverPort",
+        "members on one machine must not collide",
+    ),
+    (
+        "quorumListenOnAllIPs",
+        "members listen where the others look for them",
+    ),
     ("testingonly.initialZxid", "it is for ZooKeeper's own tests"),
 ];
 

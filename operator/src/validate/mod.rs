@@ -29,7 +29,12 @@ pub struct Problem {
 pub fn parse(text: &str) -> Result<ZooKeeperEnsemble, Vec<Problem>> {
     let value: Value = match serde_yaml::from_str(text) {
         Ok(value) => value,
-        Err(error) => return Err(vec![Problem::new("", format!("not readable as YAML: {error}"))]),
+        Err(error) => {
+            return Err(vec![Problem::new(
+                "",
+                format!("not readable as YAML: {error}"),
+            )]);
+        }
     };
     let mut problems = Vec::new();
     check_envelope(&value, &mut problems);
@@ -49,18 +54,38 @@ pub fn validate(ensemble: &ZooKeeperEnsemble) -> Result<Cluster, Vec<Problem>> {
     let spec = &ensemble.spec;
     check_counts(spec, &mut problems);
     check_storage("spec.storage", Some(&spec.storage), &mut problems);
-    check_storage("spec.voters.storage", spec.voters.storage.as_ref(), &mut problems);
-    check_storage("spec.observers.storage", spec.observers.storage.as_ref(), &mut problems);
+    check_storage(
+        "spec.voters.storage",
+        spec.voters.storage.as_ref(),
+        &mut problems,
+    );
+    check_storage(
+        "spec.observers.storage",
+        spec.observers.storage.as_ref(),
+        &mut problems,
+    );
     let common = config::check("spec.config", &spec.config, &mut problems);
     let mut role = |role: Role| {
         let (path, replicas, config, storage, resources) = match role {
             Role::Voter => {
                 let it = &spec.voters;
-                ("spec.voters.config", it.replicas, &it.config, &it.storage, &it.resources)
+                (
+                    "spec.voters.config",
+                    it.replicas,
+                    &it.config,
+                    &it.storage,
+                    &it.resources,
+                )
             }
             Role::Observer => {
                 let it = &spec.observers;
-                ("spec.observers.config", it.replicas, &it.config, &it.storage, &it.resources)
+                (
+                    "spec.observers.config",
+                    it.replicas,
+                    &it.config,
+                    &it.storage,
+                    &it.resources,
+                )
             }
         };
         let mut merged = common.clone();
@@ -81,7 +106,10 @@ pub fn validate(ensemble: &ZooKeeperEnsemble) -> Result<Cluster, Vec<Problem>> {
     let metadata = &ensemble.metadata;
     Ok(Cluster {
         name: metadata.name.clone().unwrap_or_default(),
-        namespace: metadata.namespace.clone().unwrap_or_else(|| "default".into()),
+        namespace: metadata
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".into()),
         generation: metadata.generation,
         voters,
         observers,
@@ -93,24 +121,35 @@ pub fn validate(ensemble: &ZooKeeperEnsemble) -> Result<Cluster, Vec<Problem>> {
 /// `apiVersion`, `kind`, `metadata.name`, and nothing beside them but `spec` and `status`.
 fn check_envelope(value: &Value, problems: &mut Vec<Problem>) {
     let Value::Object(fields) = value else {
-        problems.push(Problem::new("", format!("not a {KIND}: a manifest has apiVersion, kind, metadata and spec")));
+        problems.push(Problem::new(
+            "",
+            format!("not a {KIND}: a manifest has apiVersion, kind, metadata and spec"),
+        ));
         return;
     };
     for (field, want) in [("apiVersion", API_VERSION), ("kind", KIND)] {
         match value.get(field).and_then(Value::as_str) {
             Some(found) if found == want => {}
-            Some(found) => problems.push(Problem::new(field, format!("is {found:?}; write {want:?}"))),
+            Some(found) => {
+                problems.push(Problem::new(field, format!("is {found:?}; write {want:?}")))
+            }
             None => problems.push(Problem::new(field, format!("is missing; write {want:?}"))),
         }
     }
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
-    for field in fields.keys().filter(|field| !known.contains(&field.as_str())) {
+    for field in fields
+        .keys()
+        .filter(|field| !known.contains(&field.as_str()))
+    {
         problems.push(schema::unknown_field(field, field, known.into_iter()));
     }
     match value.pointer("/metadata/name") {
         Some(Value::String(name)) => check_name(name, problems),
         Some(_) => problems.push(Problem::new("metadata.name", "is not a string".into())),
-        None => problems.push(Problem::new("metadata.name", "is missing; every ensemble has a name".into())),
+        None => problems.push(Problem::new(
+            "metadata.name",
+            "is missing; every ensemble has a name".into(),
+        )),
     }
     if value.get("spec").is_none() {
         let message = "is missing; write \"spec: {}\" for three voters with default settings";
@@ -129,7 +168,10 @@ fn check_name(name: &str, problems: &mut Vec<Problem>) {
         problems.push(Problem::new("metadata.name", message));
     }
     if name.len() > NAME_MAX {
-        let message = format!("has {} characters; {NAME_MAX} are allowed, since the names of pods are made from it", name.len());
+        let message = format!(
+            "has {} characters; {NAME_MAX} are allowed, since the names of pods are made from it",
+            name.len()
+        );
         problems.push(Problem::new("metadata.name", message));
     }
 }
@@ -139,12 +181,16 @@ fn check_counts(spec: &ZooKeeperEnsembleSpec, problems: &mut Vec<Problem>) {
     if voters % 2 == 0 && !spec.allow_even_voters {
         let message = format!(
             "{voters} voters survive no more failures than {}; use {} or {}, or set spec.allowEvenVoters: true",
-            voters - 1, voters - 1, voters + 1
+            voters - 1,
+            voters - 1,
+            voters + 1
         );
         problems.push(Problem::new("spec.voters.replicas", message));
     }
     if i64::from(voters) + i64::from(observers) > i64::from(SERVER_ID_MAX) {
-        let message = format!("voters and observers together may be at most {SERVER_ID_MAX}: there are no more server ids");
+        let message = format!(
+            "voters and observers together may be at most {SERVER_ID_MAX}: there are no more server ids"
+        );
         problems.push(Problem::new("spec.observers.replicas", message));
     }
 }
@@ -152,12 +198,15 @@ fn check_counts(spec: &ZooKeeperEnsembleSpec, problems: &mut Vec<Problem>) {
 fn check_storage(path: &str, storage: Option<&StorageSpec>, problems: &mut Vec<Problem>) {
     let Some(storage) = storage else { return };
     let size = &storage.size.0;
-    let digits = size.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(size.len());
+    let digits = size
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(size.len());
     let (number, unit) = size.split_at(digits);
     let units = ["", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi"];
     let positive = number.parse::<f64>().is_ok_and(|number| number > 0.0);
     if !positive || !units.contains(&unit) {
-        let message = format!("{size:?} is not a size; write a number with a unit, for example \"10Gi\"");
+        let message =
+            format!("{size:?} is not a size; write a number with a unit, for example \"10Gi\"");
         problems.push(Problem::new(&format!("{path}.size"), message));
     }
 }

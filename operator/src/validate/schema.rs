@@ -18,20 +18,31 @@ pub(super) fn check(value: &Value, schema: &Value, path: &str, problems: &mut Ve
         Some("array") => match value {
             Value::Array(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    check(item, &schema["items"], &format!("{path}[{index}]"), problems);
+                    check(
+                        item,
+                        &schema["items"],
+                        &format!("{path}[{index}]"),
+                        problems,
+                    );
                 }
             }
             _ => wrong_type(value, "a list", path, problems),
         },
         Some("integer") => check_integer(value, schema, path, problems),
-        Some("boolean") if !value.is_boolean() => wrong_type(value, "true or false", path, problems),
+        Some("boolean") if !value.is_boolean() => {
+            wrong_type(value, "true or false", path, problems)
+        }
         Some("string") => check_string(value, schema, path, problems),
         _ => {}
     }
 }
 
 /// The problem of a field that does not exist, with the one that was probably meant.
-pub(super) fn unknown_field<'a>(path: &str, field: &str, known: impl Iterator<Item = &'a str>) -> Problem {
+pub(super) fn unknown_field<'a>(
+    path: &str,
+    field: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Problem {
     let known: Vec<&str> = known.collect();
     let cure = match nearest(field, &known) {
         Some(near) => format!("did you mean {near:?}?"),
@@ -42,8 +53,16 @@ pub(super) fn unknown_field<'a>(path: &str, field: &str, known: impl Iterator<It
 
 /// The known word that differs least, if it differs little.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let scored = known.iter().map(|other| (distance(&word.to_lowercase(), &other.to_lowercase()), *other));
-    scored.min().filter(|(distance, _)| *distance <= 1 + word.len() / 4).map(|(_, other)| other)
+    let scored = known.iter().map(|other| {
+        (
+            distance(&word.to_lowercase(), &other.to_lowercase()),
+            *other,
+        )
+    });
+    scored
+        .min()
+        .filter(|(distance, _)| *distance <= 1 + word.len() / 4)
+        .map(|(_, other)| other)
 }
 
 fn check_object(value: &Value, schema: &Value, path: &str, problems: &mut Vec<Problem>) {
@@ -55,10 +74,16 @@ fn check_object(value: &Value, schema: &Value, path: &str, problems: &mut Vec<Pr
     let others = schema.get("additionalProperties");
     for (field, value) in fields {
         let path = format!("{path}.{field}");
-        match (properties.and_then(|properties| properties.get(field)), others) {
+        match (
+            properties.and_then(|properties| properties.get(field)),
+            others,
+        ) {
             (Some(schema), _) | (None, Some(schema)) => check(value, schema, &path, problems),
             (None, None) => {
-                let known = properties.into_iter().flatten().map(|(known, _)| known.as_str());
+                let known = properties
+                    .into_iter()
+                    .flatten()
+                    .map(|(known, _)| known.as_str());
                 problems.push(unknown_field(&path, field, known));
             }
         }
@@ -72,10 +97,16 @@ fn check_integer(value: &Value, schema: &Value, path: &str, problems: &mut Vec<P
     };
     let bound = |name: &str| schema[name].as_f64().map(|bound| bound as i64);
     if let Some(minimum) = bound("minimum").filter(|minimum| number < *minimum) {
-        problems.push(Problem::new(path, format!("{number} is too small; at least {minimum}")));
+        problems.push(Problem::new(
+            path,
+            format!("{number} is too small; at least {minimum}"),
+        ));
     }
     if let Some(maximum) = bound("maximum").filter(|maximum| number > *maximum) {
-        problems.push(Problem::new(path, format!("{number} is too large; at most {maximum}")));
+        problems.push(Problem::new(
+            path,
+            format!("{number} is too large; at most {maximum}"),
+        ));
     }
 }
 
@@ -88,10 +119,19 @@ fn check_string(value: &Value, schema: &Value, path: &str, problems: &mut Vec<Pr
         && !allowed.contains(value)
     {
         let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-        problems.push(Problem::new(path, format!("{text:?} is not allowed; one of {}", allowed.join(", "))));
+        problems.push(Problem::new(
+            path,
+            format!("{text:?} is not allowed; one of {}", allowed.join(", ")),
+        ));
     }
-    if let Some(max) = schema["maxLength"].as_u64().filter(|max| text.len() as u64 > *max) {
-        problems.push(Problem::new(path, format!("has {} characters; {max} are allowed", text.len())));
+    if let Some(max) = schema["maxLength"]
+        .as_u64()
+        .filter(|max| text.len() as u64 > *max)
+    {
+        problems.push(Problem::new(
+            path,
+            format!("has {} characters; {max} are allowed", text.len()),
+        ));
     }
 }
 
@@ -99,14 +139,25 @@ fn check_int_or_string(value: &Value, path: &str, problems: &mut Vec<Problem>) {
     match value {
         Value::String(_) => {}
         Value::Number(number) if number.is_i64() => {
-            if number.as_i64().is_none_or(|number| i32::try_from(number).is_err()) {
-                problems.push(Problem::new(path, format!("{number} is large; write it as a string, \"{number}\"")));
+            if number
+                .as_i64()
+                .is_none_or(|number| i32::try_from(number).is_err())
+            {
+                problems.push(Problem::new(
+                    path,
+                    format!("{number} is large; write it as a string, \"{number}\""),
+                ));
             }
         }
         Value::Bool(_) | Value::Number(_) => {
-            problems.push(Problem::new(path, format!("write it as a string, \"{value}\"")));
+            problems.push(Problem::new(
+                path,
+                format!("write it as a string, \"{value}\""),
+            ));
         }
-        Value::Null | Value::Array(_) | Value::Object(_) => wrong_type(value, "a string or a number", path, problems),
+        Value::Null | Value::Array(_) | Value::Object(_) => {
+            wrong_type(value, "a string or a number", path, problems)
+        }
     }
 }
 
@@ -117,7 +168,10 @@ fn wrong_type(value: &Value, wanted: &str, path: &str, problems: &mut Vec<Proble
         Value::Object(_) => "a map of fields".to_owned(),
         Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
     };
-    problems.push(Problem::new(path, format!("is {found}; {wanted} is wanted")));
+    problems.push(Problem::new(
+        path,
+        format!("is {found}; {wanted} is wanted"),
+    ));
 }
 
 /// Levenshtein's distance.

@@ -42,12 +42,22 @@ pub struct Node {
 impl World {
     /// Whether a member takes part in a quorum just now.
     pub fn serves(&self, id: ServerId) -> bool {
-        self.leader.is_some() && self.members.get(&id).is_some_and(|node| node.running && node.warm_up == 0)
+        self.leader.is_some()
+            && self
+                .members
+                .get(&id)
+                .is_some_and(|node| node.running && node.warm_up == 0)
     }
 
     /// Voters of the committed membership that serve, and how many a quorum needs.
     pub fn voters(&self) -> (usize, usize) {
-        (self.committed.voters().filter(|id| self.serves(*id)).count(), self.committed.quorum())
+        (
+            self.committed
+                .voters()
+                .filter(|id| self.serves(*id))
+                .count(),
+            self.committed.quorum(),
+        )
     }
 
     /// Lets one moment pass.
@@ -65,14 +75,22 @@ impl World {
         let version = self.committed.version;
         if self.leader.is_some() {
             self.zxid += 1;
-            for node in self.members.values_mut().filter(|node| node.running && node.warm_up == 0) {
+            for node in self
+                .members
+                .values_mut()
+                .filter(|node| node.running && node.warm_up == 0)
+            {
                 node.config_version = version;
             }
         }
     }
 
     fn elect(&mut self) {
-        let up = |id: &ServerId| self.members.get(id).is_some_and(|node| node.running && node.warm_up == 0);
+        let up = |id: &ServerId| {
+            self.members
+                .get(id)
+                .is_some_and(|node| node.running && node.warm_up == 0)
+        };
         let voters: Vec<ServerId> = self.committed.voters().filter(up).collect();
         if voters.len() < self.committed.quorum() {
             self.leader = None;
@@ -84,7 +102,10 @@ impl World {
 
     /// What can be seen of it.
     pub fn observe(&self) -> Observed {
-        let mut observed = Observed { initial: self.initial.clone(), ..Observed::default() };
+        let mut observed = Observed {
+            initial: self.initial.clone(),
+            ..Observed::default()
+        };
         for (id, node) in &self.members {
             let state = match self.committed.role(*id) {
                 _ if !self.serves(*id) => State::NotServing,
@@ -92,7 +113,11 @@ impl World {
                 Some(Role::Observer) => State::Observer,
                 Some(Role::Voter) | None => State::Follower,
             };
-            let answer = Answer { state, zxid: self.zxid, config_version: Some(node.config_version) };
+            let answer = Answer {
+                state,
+                zxid: self.zxid,
+                config_version: Some(node.config_version),
+            };
             let member = Member {
                 role: node.role,
                 retired: node.retired,
@@ -123,20 +148,40 @@ impl World {
                 let roles = voters.chain(observers.iter().map(|id| (*id, Role::Observer)));
                 for (id, role) in roles {
                     self.create(id, role);
-                    self.committed.servers.insert(id, Server { role, address: address(id) });
+                    self.committed.servers.insert(
+                        id,
+                        Server {
+                            role,
+                            address: address(id),
+                        },
+                    );
                 }
                 self.initial = Some(self.committed.clone());
             }
             Step::Start { ids } => ids.iter().for_each(|id| self.start(&desired, *id)),
             Step::Create { id, role } => self.create(*id, *role),
             Step::Join { ids, version } => self.reconfigure(*version, |servers| {
-                servers.extend(ids.iter().map(|id| (*id, Server { role: Role::Observer, address: address(*id) })));
+                servers.extend(ids.iter().map(|id| {
+                    (
+                        *id,
+                        Server {
+                            role: Role::Observer,
+                            address: address(*id),
+                        },
+                    )
+                }));
             }),
             Step::Promote { id, version } => {
                 let (id, was) = (*id, self.committed.role(*id));
                 let serves = self.serves(id);
                 self.reconfigure(*version, |servers| {
-                    servers.insert(id, Server { role: Role::Voter, address: address(id) });
+                    servers.insert(
+                        id,
+                        Server {
+                            role: Role::Voter,
+                            address: address(id),
+                        },
+                    );
                 });
                 assert!(serves, "member {id} was promoted before it caught up");
                 if was == Some(Role::Observer) {
@@ -145,18 +190,31 @@ impl World {
                 }
             }
             Step::Remove { ids, version } => {
-                self.reconfigure(*version, |servers| servers.retain(|id, _| !ids.contains(id)));
+                self.reconfigure(*version, |servers| {
+                    servers.retain(|id, _| !ids.contains(id))
+                });
             }
             Step::Stop { ids } => {
                 for id in ids {
-                    assert_eq!(self.committed.role(*id), None, "member {id} was stopped before it left");
+                    assert_eq!(
+                        self.committed.role(*id),
+                        None,
+                        "member {id} was stopped before it left"
+                    );
                     self.stop(*id);
                 }
             }
             Step::Restart { id } => self.stop(*id),
             Step::Retire { id, data } => {
-                assert_eq!(self.committed.role(*id), None, "member {id} was retired before it left");
-                assert!(!self.members[id].running, "member {id} was retired while it ran");
+                assert_eq!(
+                    self.committed.role(*id),
+                    None,
+                    "member {id} was retired before it left"
+                );
+                assert!(
+                    !self.members[id].running,
+                    "member {id} was retired while it ran"
+                );
                 match data {
                     Retention::Delete => drop(self.members.remove(id)),
                     Retention::Retain => self.members.get_mut(id).unwrap().retired = true,
@@ -184,13 +242,19 @@ impl World {
             rendered: None,
             config_version: 0,
         };
-        assert!(self.members.insert(id, node).is_none(), "id {id} was given away twice");
+        assert!(
+            self.members.insert(id, node).is_none(),
+            "id {id} was given away twice"
+        );
     }
 
     fn start(&mut self, desired: &Desired, id: ServerId) {
         let rendered = self.committed.role(id).unwrap_or(Role::Observer);
         let node = self.members.get_mut(&id).unwrap();
-        assert!(!node.running && !node.retired, "member {id} cannot be started");
+        assert!(
+            !node.running && !node.retired,
+            "member {id} cannot be started"
+        );
         (node.running, node.started, node.warm_up) = (true, true, 3);
         node.hash = Some(desired.template(node.role).hash.clone());
         node.rendered = Some(rendered);
@@ -228,5 +292,10 @@ impl World {
 }
 
 fn address(id: ServerId) -> Address {
-    Address { host: format!("member-{id}"), quorum_port: 2888, election_port: 3888, client_port: 2181 }
+    Address {
+        host: format!("member-{id}"),
+        quorum_port: 2888,
+        election_port: 3888,
+        client_port: 2181,
+    }
 }

@@ -45,7 +45,13 @@ impl Acl {
     /// Everything to everyone.
     #[must_use]
     pub fn open() -> Self {
-        Self { perms: perms::ALL, id: Id { scheme: "world".into(), id: "anyone".into() } }
+        Self {
+            perms: perms::ALL,
+            id: Id {
+                scheme: "world".into(),
+                id: "anyone".into(),
+            },
+        }
     }
 }
 

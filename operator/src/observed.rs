@@ -22,6 +22,8 @@ pub struct Member {
     /// What it is meant to be, recorded when it was created. A future voter is a member of this role that the
     /// membership still calls an observer.
     pub role: Role,
+    /// Created when the ensemble was: it may start with the first membership. A newcomer, whose disk is empty, never may.
+    pub founder: bool,
     /// Scaled away, with its data kept: it is not started again, and its id stays taken.
     pub retired: bool,
     /// Where it is reached.

@@ -23,13 +23,14 @@ pub async fn pass<B: Backend>(
     cluster: &Cluster,
     backend: &mut B,
     previous: &ZooKeeperEnsembleStatus,
+    trouble: Option<&str>,
     now: Now,
     say: &mut dyn FnMut(&Plan),
 ) -> Result<Outcome, BackendError> {
     let observed = backend.observe().await?;
     let desired = desired(cluster);
     let plan = plan(cluster, &desired, &observed);
-    let status = status::compute(cluster, &desired, &observed, &plan, previous, now);
+    let status = status::compute(cluster, &desired, &observed, &plan, previous, trouble, now);
     backend.publish(&status)?;
     say(&plan);
     let done = match &plan.next {

@@ -21,6 +21,7 @@ pub fn compute(
     observed: &Observed,
     plan: &Plan,
     previous: &ZooKeeperEnsembleStatus,
+    trouble: Option<&str>,
     now: Now,
 ) -> ZooKeeperEnsembleStatus {
     let leader = observed.leader();
@@ -60,6 +61,7 @@ pub fn compute(
             summary: plan.to_string(),
             next: plan.next.as_ref().map(ToString::to_string),
             waiting: plan.waiting.as_ref().map(ToString::to_string),
+            last_error: trouble.map(str::to_owned),
             upcoming: plan.upcoming.clone(),
         },
     };
@@ -289,7 +291,8 @@ fn stalled(plan: &Plan, status: &ZooKeeperEnsembleStatus, now: Now) -> bool {
         .as_ref()
         .map(|operation| operation.started_at.0);
     let late = since.is_some_and(|since| now.as_second() - since.as_second() > STALLED_AFTER_S);
-    late && plan.waiting.is_some() || matches!(plan.waiting, Some(Reason::NoFreeId))
+    late && (plan.waiting.is_some() || status.plan.last_error.is_some())
+        || matches!(plan.waiting, Some(Reason::NoFreeId))
 }
 
 const STALLED_AFTER_S: i64 = 120;

@@ -1,6 +1,11 @@
 //! The planner in a closed loop with a model of an ensemble, under random edits and faults: it never costs a quorum
 //! that it found, it always gets where the manifest asks, and then it rests.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
 #[allow(unreachable_pub)]
 mod model;
 

@@ -1,5 +1,10 @@
 //! Files that are made from the types and kept in the repository.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
 use std::path::Path;
 
 #[test]

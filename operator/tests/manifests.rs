@@ -1,5 +1,10 @@
 //! Wrong manifests, each with everything that a person gets to read about it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
 use expect_test::{Expect, expect};
 use operator::validate::{parse, validate};
 

@@ -1,5 +1,10 @@
 //! Plans as text: the ensemble as it is, the manifest as it should be, and every step between.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
 use expect_test::{Expect, expect};
 use operator::cluster::{Cluster, ServerId};
 use operator::desired::desired;

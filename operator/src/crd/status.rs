@@ -126,6 +126,9 @@ pub struct PlanStatus {
     /// What the plan waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// Why the last step did not work, while that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
     /// The steps that follow.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upcoming: Vec<String>,

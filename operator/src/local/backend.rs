@@ -160,7 +160,7 @@ impl LocalBackend {
     }
 
     /// Gives a new member its folder and its ports.
-    fn create(&mut self, id: ServerId, role: Role) -> Result<(), BackendError> {
+    fn create(&mut self, id: ServerId, role: Role, founder: bool) -> Result<(), BackendError> {
         if self.members.contains_key(&id) {
             return Ok(());
         }
@@ -196,6 +196,7 @@ impl LocalBackend {
         };
         let record = MemberRecord {
             role,
+            founder,
             retired: false,
             started: false,
             address,
@@ -224,7 +225,7 @@ impl LocalBackend {
             .chain(observers.iter().map(|id| (*id, Role::Observer)));
         let mut initial = Membership::default();
         for (id, role) in roles {
-            self.create(id, role)?;
+            self.create(id, role, true)?;
             let address = self.member(id)?.record.address.clone();
             initial.servers.insert(id, Server { role, address });
         }
@@ -297,18 +298,21 @@ impl LocalBackend {
     }
 
     async fn reconfigure(&self, observed: &Observed, change: Change) -> Result<(), BackendError> {
-        let leader = observed.leader().and_then(|id| self.members.get(&id));
-        let Some(leader) = leader else {
-            return Err(BackendError::Refused(
-                "there is no leader to reconfigure the ensemble".into(),
-            ));
-        };
-        Ok(reconfigure(
-            &leader.record.address.client(),
-            &self.super_password,
-            &change,
-        )
-        .await?)
+        // Any member that serves takes it; the leader is asked first, unless it is told not to serve clients.
+        let leader = observed.leader();
+        let mut serving: Vec<ServerId> = observed
+            .members
+            .keys()
+            .copied()
+            .filter(|id| observed.healthy(*id))
+            .collect();
+        serving.sort_by_key(|id| leader != Some(*id));
+        let addresses = serving
+            .iter()
+            .filter_map(|id| self.members.get(id))
+            .map(|member| member.record.address.client());
+        let addresses: Vec<String> = addresses.collect();
+        Ok(reconfigure(&addresses.join(","), &self.super_password, &change).await?)
     }
 
     fn spec(&self, id: ServerId, role: Role) -> Result<String, BackendError> {
@@ -360,6 +364,7 @@ impl Backend for LocalBackend {
         for (id, member) in &self.members {
             let MemberRecord {
                 role,
+                founder,
                 retired,
                 started,
                 address,
@@ -369,6 +374,7 @@ impl Backend for LocalBackend {
             let zoo_cfg = self.dir.member(*id).read_zoo_cfg();
             let member = Member {
                 role: *role,
+                founder: *founder,
                 retired: *retired,
                 address: address.clone(),
                 instance: member.process.instance(*started),
@@ -409,7 +415,7 @@ impl Backend for LocalBackend {
             Step::Start { ids } => ids
                 .iter()
                 .try_for_each(|id| self.start(desired, observed, *id)),
-            Step::Create { id, role } => self.create(*id, *role),
+            Step::Create { id, role } => self.create(*id, *role, false),
             Step::Join { ids, version } => {
                 let joining = ids
                     .iter()

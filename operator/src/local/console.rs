@@ -18,7 +18,6 @@ pub(super) struct Console {
     table: String,
     /// What was last said of the plan and of each member, so that nothing is said twice.
     said: String,
-    trouble: String,
     members: BTreeMap<u32, String>,
 }
 
@@ -29,7 +28,6 @@ impl Console {
             terminal: stdout().is_terminal(),
             table: String::new(),
             said: String::new(),
-            trouble: String::new(),
             members: BTreeMap::new(),
         }
     }
@@ -39,14 +37,6 @@ impl Console {
         let time = k8s_openapi::jiff::Zoned::now().strftime("%H:%M:%S");
         let text = format!("{time} {line}\n");
         self.redraw(&text, self.table.clone());
-    }
-
-    /// Prints a line about something that went wrong, unless it did so in the same way the last time.
-    pub(super) fn trouble(&mut self, line: String) {
-        if line != self.trouble {
-            self.line(&line);
-            self.trouble = line;
-        }
     }
 
     /// Says what is done or waited for, once.

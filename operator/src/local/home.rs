@@ -27,6 +27,9 @@ pub(super) struct EnsembleRecord {
 pub(super) struct MemberRecord {
     /// What it is meant to be.
     pub role: Role,
+    /// Created with the ensemble, not later.
+    #[serde(default)]
+    pub founder: bool,
     /// Scaled away, data kept.
     #[serde(default)]
     pub retired: bool,

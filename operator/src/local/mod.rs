@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::backend::BackendError;
 use crate::cluster::Cluster;
+use crate::plan::Plan;
 use crate::reconcile::{Outcome, pass};
 
 use self::backend::LocalBackend;
@@ -70,9 +71,10 @@ pub async fn run(options: Options) -> Result<(), StartError> {
         console.line(&note);
     }
     let mut signals = Signals::new()?;
+    let mut trouble = None;
     loop {
         follow(&mut manifest, &mut console);
-        let turn = turn(&manifest, &mut backend, &mut console);
+        let turn = turn(&manifest, &mut backend, &mut console, &mut trouble);
         let pause = tokio::select! {
             pause = turn => pause,
             () = signals.recv() => break,
@@ -112,36 +114,54 @@ fn follow(manifest: &mut Manifest, console: &mut Console) {
 }
 
 /// One pass, and how long to pause after it.
-async fn turn(manifest: &Manifest, backend: &mut LocalBackend, console: &mut Console) -> Duration {
+async fn turn(
+    manifest: &Manifest,
+    backend: &mut LocalBackend,
+    console: &mut Console,
+    trouble: &mut Option<String>,
+) -> Duration {
     let cluster: &Cluster = manifest.cluster();
     backend.set_ensemble(manifest.ensemble());
     let previous = backend.previous().clone();
     let now = k8s_openapi::jiff::Timestamp::now();
-    let outcome = pass(cluster, backend, &previous, now, &mut |plan| {
-        console.plan(plan)
-    })
-    .await;
+    let say = &mut |plan: &Plan| console.plan(plan);
+    let outcome = pass(cluster, backend, &previous, trouble.as_deref(), now, say).await;
     for note in backend.notes() {
         console.line(&note);
     }
     match outcome {
         Err(error) => {
-            console.trouble(format!("cannot go on: {error}"));
+            tell(console, trouble, format!("cannot go on: {error}"));
             PAUSE_ERROR
         }
         Ok(Outcome { plan, status, done }) => {
             console.show(cluster, &status);
             match (done, plan.waiting) {
                 (Some(Err(error)), _) => {
-                    console.trouble(format!("it did not work, and is tried again: {error}"));
+                    tell(
+                        console,
+                        trouble,
+                        format!("it did not work, and is tried again: {error}"),
+                    );
                     PAUSE_ERROR
                 }
-                (Some(Ok(())), _) => Duration::ZERO,
+                (Some(Ok(())), _) => {
+                    *trouble = None;
+                    Duration::ZERO
+                }
                 (None, Some(_)) => PAUSE_WAITING,
                 (None, None) => PAUSE_AT_REST,
             }
         }
     }
+}
+
+/// Says that something went wrong, unless it did so in the same way the last time.
+fn tell(console: &mut Console, trouble: &mut Option<String>, words: String) {
+    if trouble.as_ref() != Some(&words) {
+        console.line(&words);
+    }
+    *trouble = Some(words);
 }
 
 /// The server's program.

@@ -41,7 +41,7 @@ pub(super) fn after(world: &mut Observed, desired: &Desired, step: &Step) {
                 .collect();
             world
                 .members
-                .extend(roles.iter().map(|(id, role)| (*id, newcomer(*id, *role))));
+                .extend(roles.iter().map(|(id, role)| (*id, founder(*id, *role))));
             let servers = roles.iter().map(|(id, role)| {
                 (
                     *id,
@@ -188,9 +188,17 @@ fn known(world: &Observed) -> Option<&Membership> {
     world.committed.as_ref().or(world.initial.as_ref())
 }
 
+fn founder(id: ServerId, role: Role) -> Member {
+    Member {
+        founder: true,
+        ..newcomer(id, role)
+    }
+}
+
 fn newcomer(id: ServerId, role: Role) -> Member {
     Member {
         role,
+        founder: false,
         retired: false,
         address: address(id),
         instance: Instance::New,

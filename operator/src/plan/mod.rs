@@ -18,7 +18,8 @@ mod words;
 use crate::cluster::{Cluster, Role, ServerId};
 use crate::crd::spec::Retention;
 use crate::desired::Desired;
-use crate::observed::{Instance, Observed};
+use crate::membership::Membership;
+use crate::observed::{Instance, Member, Observed};
 use crate::safety::Unsafe;
 
 use forecast::{after, forecast};
@@ -107,7 +108,7 @@ pub enum Step {
 /// What a plan waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// No leader is known. The members that do not serve are named.
+    /// No leader is known; these are to elect one.
     NoLeader(Vec<ServerId>),
     /// A member must catch up before it may vote.
     CatchUp(ServerId),
@@ -202,12 +203,17 @@ fn bootstrap(cluster: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
 /// Starts what is down. A member that never ran waits until the membership knows it, so that it comes up as a part of
 /// it; one that ran before is started even while nothing is known, since that is what brings the quorum back.
 fn start(_: &Cluster, desired: &Desired, observed: &Observed) -> Verdict {
-    let known = observed.committed.as_ref().or(observed.initial.as_ref());
-    let belongs = |id: ServerId| known.is_some_and(|known| known.servers.contains_key(&id));
+    let known = |membership: &Option<Membership>, id| {
+        membership
+            .as_ref()
+            .is_some_and(|it| it.servers.contains_key(&id))
+    };
+    let belongs = |id: ServerId| known(&observed.committed, id);
+    let founds = |id: ServerId| observed.committed.is_none() && known(&observed.initial, id);
     let left = |id: ServerId| observed.committed.is_some() && !belongs(id);
-    let may_start = |(id, member): &(&ServerId, &crate::observed::Member)| match member.instance {
+    let may_start = |(id, member): &(&ServerId, &Member)| match member.instance {
         _ if member.retired => false,
-        Instance::New => belongs(**id),
+        Instance::New => belongs(**id) || (member.founder && founds(**id)),
         Instance::Stopped => !left(**id),
         // A pause after a failure ends at once when there is a new configuration to try.
         Instance::Failed => {
@@ -233,11 +239,7 @@ fn lead(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     if observed.leader().is_some() && observed.committed.is_some() {
         return Verdict::Pass;
     }
-    let members = observed
-        .members
-        .iter()
-        .filter(|(_, member)| !member.retired);
-    Verdict::Wait(Reason::NoLeader(members.map(|(id, _)| *id).collect()))
+    Verdict::Wait(Reason::NoLeader(observed.with_role(Role::Voter).collect()))
 }
 
 /// A promoted member's own file still says `peerType=observer`, and a server that writes a new membership into its

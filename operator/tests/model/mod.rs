@@ -26,6 +26,7 @@ pub struct World {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub role: Role,
+    pub founder: bool,
     pub retired: bool,
     pub started: bool,
     pub running: bool,
@@ -120,6 +121,7 @@ impl World {
             };
             let member = Member {
                 role: node.role,
+                founder: node.founder,
                 retired: node.retired,
                 address: address(*id),
                 instance: match node {
@@ -147,7 +149,7 @@ impl World {
                 let voters = voters.iter().map(|id| (*id, Role::Voter));
                 let roles = voters.chain(observers.iter().map(|id| (*id, Role::Observer)));
                 for (id, role) in roles {
-                    self.create(id, role);
+                    self.create(id, role, true);
                     self.committed.servers.insert(
                         id,
                         Server {
@@ -159,7 +161,7 @@ impl World {
                 self.initial = Some(self.committed.clone());
             }
             Step::Start { ids } => ids.iter().for_each(|id| self.start(&desired, *id)),
-            Step::Create { id, role } => self.create(*id, *role),
+            Step::Create { id, role } => self.create(*id, *role, false),
             Step::Join { ids, version } => self.reconfigure(*version, |servers| {
                 servers.extend(ids.iter().map(|id| {
                     (
@@ -229,9 +231,10 @@ impl World {
         self.elect();
     }
 
-    fn create(&mut self, id: ServerId, role: Role) {
+    fn create(&mut self, id: ServerId, role: Role, founder: bool) {
         let node = Node {
             role,
+            founder,
             retired: false,
             started: false,
             running: false,

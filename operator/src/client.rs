@@ -42,49 +42,70 @@ pub enum ReconfigError {
     /// The servers said no.
     #[error("the ensemble refused the change of its membership: {0}")]
     Refused(Error),
+    /// No member serves.
+    #[error("no member serves, so that none could be asked to change the membership")]
+    Nobody,
+    /// The connection broke while the change was under way; the next look at the ensemble will show it.
+    #[error("the connection broke before the change of the membership was confirmed")]
+    Lost,
     /// Nobody knows whether it happened; the next look at the ensemble will show it.
     #[error("no answer to the change of the membership within {0:?}")]
     TimedOut(Duration),
 }
 
-/// Carries out one incremental `reconfig` at `address`.
+/// Carries out one incremental `reconfig` at the first of `addresses` that gives a session.
 pub async fn reconfigure(
-    address: &str,
+    addresses: &[String],
     super_password: &str,
     change: &Change,
 ) -> Result<(), ReconfigError> {
     let credentials = format!("super:{super_password}");
     let attempt = async {
-        let connector = Client::connector()
-            .with_session_timeout(SESSION_TIMEOUT)
-            .with_connection_timeout(SESSION_TIMEOUT)
-            .with_auth("digest", credentials.as_bytes())
-            .with_fail_eagerly();
-        let client = connector
-            .connect(address)
-            .await
-            .map_err(|error| ReconfigError::Connect {
-                address: address.to_owned(),
-                error,
-            })?;
-        let leaving: Vec<String> = change.leaving.iter().map(ToString::to_string).collect();
-        let update = EnsembleUpdate::Incremental {
-            joinings: change.joining.iter().map(String::as_str),
-            leavings: leaving.iter().map(String::as_str),
-        };
-        // A version of 0 is that of an ensemble whose first configuration nothing has replaced.
-        let version = i64::try_from(change.from_version).ok();
-        match client.update_ensemble(update, version).await {
-            Ok(_) => Ok(()),
-            Err(Error::BadVersion) => Err(ReconfigError::Outdated),
-            Err(Error::UnexpectedErrorCode(NEW_CONFIG_NO_QUORUM)) => Err(ReconfigError::NoQuorum),
-            Err(Error::UnexpectedErrorCode(RECONFIG_IN_PROGRESS)) => Err(ReconfigError::InProgress),
-            Err(error) => Err(ReconfigError::Refused(error)),
+        let mut outcome = Err(ReconfigError::Nobody);
+        for address in addresses {
+            outcome = reconfigure_at(address, &credentials, change).await;
+            if !matches!(outcome, Err(ReconfigError::Connect { .. })) {
+                break;
+            }
         }
+        outcome
     };
     timeout(RECONFIG_TIMEOUT, attempt)
         .await
         .unwrap_or(Err(ReconfigError::TimedOut(RECONFIG_TIMEOUT)))
+}
+
+async fn reconfigure_at(
+    address: &str,
+    credentials: &str,
+    change: &Change,
+) -> Result<(), ReconfigError> {
+    let connector = Client::connector()
+        .with_session_timeout(SESSION_TIMEOUT)
+        .with_connection_timeout(SESSION_TIMEOUT)
+        .with_auth("digest", credentials.as_bytes())
+        .with_fail_eagerly();
+    let address = address.to_owned();
+    let client = match connector.connect(&address).await {
+        Ok(client) => client,
+        Err(error) => return Err(ReconfigError::Connect { address, error }),
+    };
+    let leaving: Vec<String> = change.leaving.iter().map(ToString::to_string).collect();
+    let update = EnsembleUpdate::Incremental {
+        joinings: change.joining.iter().map(String::as_str),
+        leavings: leaving.iter().map(String::as_str),
+    };
+    match client
+        .update_ensemble(update, i64::try_from(change.from_version).ok())
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(Error::BadVersion) => Err(ReconfigError::Outdated),
+        Err(Error::ConnectionLoss | Error::SessionExpired) => Err(ReconfigError::Lost),
+        Err(Error::UnexpectedErrorCode(NEW_CONFIG_NO_QUORUM)) => Err(ReconfigError::NoQuorum),
+        Err(Error::UnexpectedErrorCode(RECONFIG_IN_PROGRESS)) => Err(ReconfigError::InProgress),
+        Err(error) => Err(ReconfigError::Refused(error)),
+    }
 }
 
 const NEW_CONFIG_NO_QUORUM: i32 = -13;

@@ -15,7 +15,7 @@ use crate::observed::{Instance, Member, Observed, State};
 use crate::plan::Step;
 use crate::render::{MembershipSource, Place, membership_lines, peer_type, super_digest, zoo_cfg};
 
-use super::home::{Dir, EnsembleRecord, MemberRecord, read_yaml, write_yaml};
+use super::home::{Dir, EnsembleRecord, MemberRecord, read_yaml, write_status, write_yaml};
 use super::ports::{Ports, is_free};
 use super::process::{End, Process, STOP_TIMEOUT};
 
@@ -312,7 +312,7 @@ impl LocalBackend {
             .filter_map(|id| self.members.get(id))
             .map(|member| member.record.address.client());
         let addresses: Vec<String> = addresses.collect();
-        Ok(reconfigure(&addresses.join(","), &self.super_password, &change).await?)
+        Ok(reconfigure(&addresses, &self.super_password, &change).await?)
     }
 
     fn spec(&self, id: ServerId, role: Role) -> Result<String, BackendError> {
@@ -398,7 +398,7 @@ impl Backend for LocalBackend {
         if ensemble.status.as_ref() != Some(status) {
             ensemble.status = Some(status.clone());
             self.status = status.clone();
-            write_yaml(&self.dir.status_file(), ensemble)?;
+            write_status(&self.dir.status_file(), ensemble)?;
         }
         Ok(())
     }

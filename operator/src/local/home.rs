@@ -214,20 +214,37 @@ pub(super) fn read_yaml<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, B
     }
 }
 
-/// Writes a YAML file.
+/// Writes a YAML file, for good.
 pub(super) fn write_yaml<T: Serialize>(path: &Path, value: &T) -> Result<(), BackendError> {
-    let text = serde_yaml::to_string(value).expect("records are plain data");
-    write_atomically(path, &text)
+    write_atomically(
+        path,
+        &serde_yaml::to_string(value).expect("records are plain data"),
+    )
+}
+
+/// Writes the status: often, so it does not keep the disk from the members' logs. A crash of the machine may undo it.
+pub(super) fn write_status<T: Serialize>(path: &Path, value: &T) -> Result<(), BackendError> {
+    replace(
+        path,
+        &serde_yaml::to_string(value).expect("a status is plain data"),
+        false,
+    )
 }
 
 /// Writes a file so that a reader, or a crash, sees the old or the new content and nothing between.
 pub(super) fn write_atomically(path: &Path, text: &str) -> Result<(), BackendError> {
+    replace(path, text, true)
+}
+
+fn replace(path: &Path, text: &str, durable: bool) -> Result<(), BackendError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let write = || {
         let mut file = File::create(&temporary)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        if durable {
+            file.sync_all()?;
+        }
         fs::rename(&temporary, path)
     };
     write().map_err(BackendError::io(format!("writing {}", path.display())))

@@ -13,9 +13,11 @@ use crate::ensemble::{Told, ask};
 use crate::membership::{Address, Membership, Server};
 use crate::observed::{Instance, Member, Observed, State};
 use crate::plan::Step;
-use crate::render::{MembershipSource, Place, membership_lines, peer_type, super_digest, zoo_cfg};
+use crate::render::{MembershipSource, Place, peer_type, super_digest, zoo_cfg};
 
-use super::home::{Dir, EnsembleRecord, MemberRecord, read_yaml, write_status, write_yaml};
+use super::home::{
+    Dir, EnsembleRecord, Home, MemberRecord, read_yaml, write_atomically, write_status, write_yaml,
+};
 use super::ports::{Ports, is_free};
 use super::process::{End, Process, STOP_TIMEOUT};
 
@@ -246,7 +248,7 @@ impl LocalBackend {
     ) -> Result<(), BackendError> {
         let (node, home) = (self.node.clone(), self.dir.member(id));
         let known = observed.committed.as_ref().or(observed.initial.as_ref());
-        self.render(desired, known, id)?;
+        self.render(desired, observed, id)?;
         let member = self.member(id)?;
         member.record.started = true;
         member.record.template_hash = Some(desired.template(member.record.role).hash.clone());
@@ -255,33 +257,18 @@ impl LocalBackend {
         member.process.start(&node, &home)
     }
 
-    /// Writes a member's `zoo.cfg`. What a member that ran before wrote into it about the membership stays.
+    /// Writes a member's `zoo.cfg`.
     fn render(
         &mut self,
         desired: &Desired,
-        known: Option<&Membership>,
+        observed: &Observed,
         id: ServerId,
     ) -> Result<(), BackendError> {
         let home = self.dir.member(id);
         let digest = super_digest(&self.super_password);
         let record = &self.member(id)?.record;
-        let kept = home
-            .read_zoo_cfg()
-            .filter(|_| record.started)
-            .map(|text| membership_lines(&text));
-        let source = match kept.filter(|lines| !lines.is_empty()) {
-            Some(lines) => MembershipSource::Kept(lines),
-            None => {
-                // A newcomer that the membership does not know yet begins as an observer of it.
-                let mut membership = known.cloned().unwrap_or_default();
-                let own = Server {
-                    role: Role::Observer,
-                    address: record.address.clone(),
-                };
-                membership.servers.entry(id).or_insert(own);
-                MembershipSource::Servers(membership)
-            }
-        };
+        let known = observed.committed.as_ref().or(observed.initial.as_ref());
+        let source = membership_source(&home, record, observed, id);
         let role = known
             .and_then(|known| known.role(id))
             .unwrap_or(Role::Observer);
@@ -294,7 +281,7 @@ impl LocalBackend {
             super_digest: &digest,
         };
         let text = zoo_cfg(desired.template(record.role), &place, role, &source);
-        super::home::write_atomically(&home.zoo_cfg(), &text)
+        write_atomically(&home.zoo_cfg(), &text)
     }
 
     async fn reconfigure(&self, observed: &Observed, change: Change) -> Result<(), BackendError> {
@@ -462,9 +449,37 @@ impl Backend for LocalBackend {
             Step::Retire { id, data } => self.retire(*id, *data),
             Step::Render { ids } => ids
                 .iter()
-                .try_for_each(|id| self.render(desired, observed.committed.as_ref(), *id)),
+                .try_for_each(|id| self.render(desired, observed, *id)),
         }
     }
+}
+
+/// Where a member takes the membership from. What it wrote itself stays: with another list, it might form a quorum
+/// that the others know nothing of. Two kinds of members cannot do that and get the committed membership instead:
+/// those that do not vote, and those that were given their vote before they wrote themselves down.
+fn membership_source(
+    home: &Home,
+    record: &MemberRecord,
+    observed: &Observed,
+    id: ServerId,
+) -> MembershipSource {
+    let kept = home.kept_membership().filter(|_| record.started);
+    if let Some((lines, kept)) = kept {
+        let committed = observed.committed.as_ref();
+        let votes = committed.is_none_or(|committed| committed.role(id) == Some(Role::Voter));
+        if votes && (committed.is_none() || kept.role(id).is_some()) {
+            return MembershipSource::Kept(lines);
+        }
+    }
+    let known = observed.committed.as_ref().or(observed.initial.as_ref());
+    let mut membership = known.cloned().unwrap_or_default();
+    // A newcomer that the membership does not know yet begins as an observer of it.
+    let own = Server {
+        role: Role::Observer,
+        address: record.address.clone(),
+    };
+    membership.servers.entry(id).or_insert(own);
+    MembershipSource::Servers(membership)
 }
 
 /// The client port that a base port gives a member.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::BackendError;
 use crate::cluster::{Role, ServerId};
 use crate::membership::{Address, Membership};
+use crate::render::membership_lines;
 
 /// `ensemble.yaml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -186,6 +187,20 @@ impl Home {
     /// The text of its `zoo.cfg`; none before its first start.
     pub(super) fn read_zoo_cfg(&self) -> Option<String> {
         fs::read_to_string(self.zoo_cfg()).ok()
+    }
+
+    /// The lines of its `zoo.cfg` that tell the membership, and what they tell (or the dynamic file that they name).
+    pub(super) fn kept_membership(&self) -> Option<(Vec<String>, Membership)> {
+        let lines = membership_lines(&self.read_zoo_cfg()?);
+        let dynamic = lines
+            .iter()
+            .find_map(|line| line.strip_prefix("dynamicConfigFile="));
+        let text = match dynamic {
+            Some(file) => fs::read_to_string(self.path.join(file)).ok()?,
+            None => lines.join("\n"),
+        };
+        let membership = Membership::parse(&text).ok()?;
+        Some((lines, membership)).filter(|(_, membership)| !membership.servers.is_empty())
     }
 
     /// The last line of its log that says something.

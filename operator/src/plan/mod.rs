@@ -6,8 +6,8 @@
 //! 1. an ensemble that was never started: decide its first members
 //! 2. members that are down: start them (never waits for a quorum: nothing else brings one back)
 //! 3. no leader: wait
-//! 4. [`membership`]: promote, join, leave, create
-//! 5. [`rollout`]: restart what runs with an old template
+//! 4. `membership`: promote, join, leave, create
+//! 5. `rollout`: restart what runs with an old template
 //! 6. all members up: done, or wait for the ones that are not
 
 mod forecast;

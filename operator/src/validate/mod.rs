@@ -1,6 +1,6 @@
 //! Manifest → [`Cluster`], or every problem in words: which field, what is wrong, what to write instead. Pure.
 //!
-//! The text is first checked against the CRD's own schema ([`schema`]), so that unknown fields and wrong types are
+//! The text is first checked against the CRD's own schema (`schema`), so that unknown fields and wrong types are
 //! named by their path, all at once; then what a schema cannot say is checked on the typed object.
 
 mod config;

@@ -247,7 +247,6 @@ impl LocalBackend {
         id: ServerId,
     ) -> Result<(), BackendError> {
         let (node, home) = (self.node.clone(), self.dir.member(id));
-        let known = observed.committed.as_ref().or(observed.initial.as_ref());
         self.render(desired, observed, id)?;
         let member = self.member(id)?;
         member.record.started = true;

@@ -99,7 +99,7 @@ impl Observed {
             .map(Member::zxid)
     }
 
-    /// Whether a member serves, is caught up and holds the committed membership.
+    /// Whether a member serves in the role that the committed membership gives it, is caught up and holds that membership.
     pub fn healthy(&self, id: ServerId) -> bool {
         let (Some(member), Some(committed)) = (self.members.get(&id), &self.committed) else {
             return false;
@@ -107,8 +107,14 @@ impl Observed {
         let Some(answer) = &member.answer else {
             return false;
         };
+        // A member whose role has just changed still shows the old one for a moment.
+        let in_role = match committed.role(id) {
+            Some(Role::Voter) => matches!(answer.state, State::Leader | State::Follower),
+            Some(Role::Observer) => answer.state == State::Observer,
+            None => answer.state != State::NotServing,
+        };
         member.instance == Instance::Running
-            && answer.state != State::NotServing
+            && in_role
             && answer.config_version == Some(committed.version)
             && self.lag(id).is_some_and(|lag| lag <= LAG_MAX)
     }

@@ -169,6 +169,9 @@ fn leader_changes(
     changes
 }
 
+/// One condition before it is dated: kind, whether it holds, reason, words.
+type Fact = (&'static str, bool, &'static str, String);
+
 fn conditions(
     desired: &Desired,
     observed: &Observed,
@@ -177,101 +180,14 @@ fn conditions(
     previous: &ZooKeeperEnsembleStatus,
     now: Now,
 ) -> Vec<Condition> {
-    let at_rest = plan.next.is_none() && plan.waiting.is_none();
-    let available = observed.committed.as_ref().is_some_and(|committed| {
-        observed.leader().is_some() && safety::healthy_voters(observed) >= committed.quorum()
-    });
-    let (reason, words) = match (&plan.next, &plan.waiting) {
-        (Some(step), _) => (step.kind(), step.to_string()),
-        (None, Some(reason)) => (reason.name(), format!("waiting for {reason}")),
-        (None, None) => ("AtRest", "the ensemble is as its manifest asks for".into()),
-    };
-    let serving = if available {
-        "a quorum serves"
-    } else {
-        "no quorum is known to serve"
-    };
-    let voters = observed
-        .committed
-        .as_ref()
-        .map_or(0, |committed| committed.voters().count());
-    let healthy = safety::healthy_voters(observed);
-    let old: Vec<ServerId> = observed
-        .members
-        .iter()
-        .filter(|(_, member)| {
-            !member.retired
-                && member.template_hash.as_ref() != Some(&desired.template(member.role).hash)
-        })
-        .map(|(id, _)| *id)
-        .collect();
-    let stalled = stalled(plan, status, now);
-    let scale = safety::may_grow(observed);
-    let members = crate::plan::are(&old);
-    let all = [
-        ("Ready", at_rest, reason, words.clone()),
-        (
-            "Available",
-            available,
-            if available {
-                "QuorumServes"
-            } else {
-                "NoQuorum"
-            },
-            serving.into(),
-        ),
-        ("Reconciling", !at_rest, reason, words.clone()),
-        (
-            "Stalled",
-            stalled,
-            if stalled {
-                "DeadlineExceeded"
-            } else {
-                "Progressing"
-            },
-            words,
-        ),
-        (
-            "Degraded",
-            voters > 0 && healthy < voters,
-            if healthy < voters {
-                "NotEnoughVoters"
-            } else {
-                "AllVotersHealthy"
-            },
-            format!("{healthy} of {voters} voters are healthy"),
-        ),
-        (
-            "ScaleAllowed",
-            at_rest && scale.is_ok(),
-            if scale.is_err() {
-                "MemberNotReady"
-            } else {
-                "OperationInFlight"
-            },
-            scale.err().map_or_else(String::new, |why| why.to_string()),
-        ),
-        (
-            "ConfigInSync",
-            old.is_empty(),
-            if old.is_empty() {
-                "AllUpToDate"
-            } else {
-                "RestartPending"
-            },
-            if old.is_empty() {
-                String::new()
-            } else {
-                format!("{members} to be restarted")
-            },
-        ),
-    ];
-    let build = |(kind, holds, reason, message): (&str, bool, &str, String)| {
+    let mut facts = progress(plan, stalled(plan, status, now));
+    facts.extend(health(observed));
+    facts.push(scale_allowed(plan, observed));
+    facts.push(config_in_sync(desired, observed));
+    let date = |(kind, holds, reason, message): Fact| {
         let value = if holds { "True" } else { "False" };
-        let same = previous
-            .conditions
-            .iter()
-            .find(|other| other.type_ == kind && other.status == value);
+        let mut before = previous.conditions.iter();
+        let same = before.find(|other| other.type_ == kind && other.status == value);
         Condition {
             type_: kind.into(),
             status: value.into(),
@@ -281,7 +197,74 @@ fn conditions(
             last_transition_time: same.map_or(Time(now), |same| same.last_transition_time.clone()),
         }
     };
-    all.into_iter().map(build).collect()
+    facts.into_iter().map(date).collect()
+}
+
+/// `Ready`, `Reconciling`, `Stalled`: how far the plan is.
+fn progress(plan: &Plan, stalled: bool) -> Vec<Fact> {
+    let at_rest = plan.next.is_none() && plan.waiting.is_none();
+    let (reason, words) = match (&plan.next, &plan.waiting) {
+        (Some(step), _) => (step.kind(), step.to_string()),
+        (None, Some(reason)) => (reason.name(), format!("waiting for {reason}")),
+        (None, None) => ("AtRest", "the ensemble is as its manifest asks for".into()),
+    };
+    let late = if stalled {
+        "DeadlineExceeded"
+    } else {
+        "Progressing"
+    };
+    vec![
+        ("Ready", at_rest, reason, words.clone()),
+        ("Reconciling", !at_rest, reason, words.clone()),
+        ("Stalled", stalled, late, words),
+    ]
+}
+
+/// `Available`, `Degraded`: how the voters are.
+fn health(observed: &Observed) -> Vec<Fact> {
+    let committed = observed.committed.as_ref();
+    let voters = committed.map_or(0, |committed| committed.voters().count());
+    let healthy = safety::healthy_voters(observed);
+    let available = observed.leader().is_some()
+        && committed.is_some_and(|committed| healthy >= committed.quorum());
+    let words = format!("{healthy} of {voters} voters are healthy");
+    let degraded = healthy < voters;
+    let (serving, full) = match (available, degraded) {
+        (false, _) => ("NoQuorum", "NotEnoughVoters"),
+        (true, true) => ("QuorumServes", "NotEnoughVoters"),
+        (true, false) => ("QuorumServes", "AllVotersHealthy"),
+    };
+    vec![
+        ("Available", available, serving, words.clone()),
+        ("Degraded", degraded, full, words),
+    ]
+}
+
+/// Whether a change of the membership could begin now.
+fn scale_allowed(plan: &Plan, observed: &Observed) -> Fact {
+    let at_rest = plan.next.is_none() && plan.waiting.is_none();
+    match safety::may_grow(observed) {
+        Err(why) => ("ScaleAllowed", false, "MemberNotReady", why.to_string()),
+        Ok(()) if at_rest => ("ScaleAllowed", true, "AllVotersHealthy", String::new()),
+        Ok(()) => ("ScaleAllowed", false, "OperationInFlight", plan.to_string()),
+    }
+}
+
+/// Whether every member runs what the manifest asks for.
+fn config_in_sync(desired: &Desired, observed: &Observed) -> Fact {
+    let members = observed
+        .members
+        .iter()
+        .filter(|(_, member)| !member.retired);
+    let old = members.filter(|(_, member)| {
+        member.template_hash.as_ref() != Some(&desired.template(member.role).hash)
+    });
+    let old: Vec<ServerId> = old.map(|(id, _)| *id).collect();
+    if old.is_empty() {
+        return ("ConfigInSync", true, "AllUpToDate", String::new());
+    }
+    let words = format!("{} to be restarted", crate::plan::are(&old));
+    ("ConfigInSync", false, "RestartPending", words)
 }
 
 /// An operation that waits for longer than anything here takes needs a person.

@@ -34,28 +34,7 @@ fn run(cluster: &Cluster, desired: &Desired, world: &mut Observed, max: usize) -
 /// What a step changes by itself, when it succeeds.
 pub(super) fn after(world: &mut Observed, desired: &Desired, step: &Step) {
     match step {
-        Step::Bootstrap { voters, observers } => {
-            let voters = voters.iter().map(|id| (*id, Role::Voter));
-            let roles: Vec<_> = voters
-                .chain(observers.iter().map(|id| (*id, Role::Observer)))
-                .collect();
-            world
-                .members
-                .extend(roles.iter().map(|(id, role)| (*id, founder(*id, *role))));
-            let servers = roles.iter().map(|(id, role)| {
-                (
-                    *id,
-                    Server {
-                        role: *role,
-                        address: address(*id),
-                    },
-                )
-            });
-            world.initial = Some(Membership {
-                version: 0,
-                servers: servers.collect(),
-            });
-        }
+        Step::Bootstrap { voters, observers } => bootstrap(world, voters, observers),
         Step::Start { ids } => {
             for id in ids {
                 let role = known(world).and_then(|known| known.role(*id));
@@ -70,46 +49,21 @@ pub(super) fn after(world: &mut Observed, desired: &Desired, step: &Step) {
             world.members.insert(*id, newcomer(*id, *role));
         }
         Step::Join { ids, .. } => reconfigure(world, |servers| {
-            servers.extend(ids.iter().map(|id| {
-                (
-                    *id,
-                    Server {
-                        role: Role::Observer,
-                        address: address(*id),
-                    },
-                )
-            }));
+            servers.extend(ids.iter().map(|id| (*id, server(*id, Role::Observer))));
         }),
         Step::Promote { id, .. } => reconfigure(world, |servers| {
-            servers.insert(
-                *id,
-                Server {
-                    role: Role::Voter,
-                    address: address(*id),
-                },
-            );
+            servers.insert(*id, server(*id, Role::Voter));
         }),
         Step::Remove { ids, .. } => {
             reconfigure(world, |servers| servers.retain(|id, _| !ids.contains(id)))
         }
         Step::Stop { ids } => ids.iter().for_each(|id| stop(world, *id)),
         Step::Restart { id } => stop(world, *id),
-        Step::Retire {
-            id,
-            data: Retention::Delete,
-        } => {
-            world.members.remove(id);
-        }
-        Step::Retire {
-            id,
-            data: Retention::Retain,
-        } => {
-            world
-                .members
-                .get_mut(id)
-                .into_iter()
-                .for_each(|member| member.retired = true);
-        }
+        Step::Retire { id, data } => match (data, world.members.get_mut(id)) {
+            (Retention::Delete, _) => drop(world.members.remove(id)),
+            (Retention::Retain, Some(member)) => member.retired = true,
+            (Retention::Retain, None) => {}
+        },
         Step::Render { ids } => {
             for id in ids {
                 let role = known(world).and_then(|known| known.role(*id));
@@ -120,6 +74,23 @@ pub(super) fn after(world: &mut Observed, desired: &Desired, step: &Step) {
                     .for_each(|member| member.rendered_role = role);
             }
         }
+    }
+}
+
+fn bootstrap(world: &mut Observed, voters: &[ServerId], observers: &[ServerId]) {
+    let voters = voters.iter().map(|id| (*id, Role::Voter));
+    let mut initial = Membership::default();
+    for (id, role) in voters.chain(observers.iter().map(|id| (*id, Role::Observer))) {
+        world.members.insert(id, founder(id, role));
+        initial.servers.insert(id, server(id, role));
+    }
+    world.initial = Some(initial);
+}
+
+fn server(id: ServerId, role: Role) -> Server {
+    Server {
+        role,
+        address: address(id),
     }
 }
 

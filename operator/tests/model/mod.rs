@@ -150,40 +150,20 @@ impl World {
                 let roles = voters.chain(observers.iter().map(|id| (*id, Role::Observer)));
                 for (id, role) in roles {
                     self.create(id, role, true);
-                    self.committed.servers.insert(
-                        id,
-                        Server {
-                            role,
-                            address: address(id),
-                        },
-                    );
+                    self.committed.servers.insert(id, server(id, role));
                 }
                 self.initial = Some(self.committed.clone());
             }
             Step::Start { ids } => ids.iter().for_each(|id| self.start(&desired, *id)),
             Step::Create { id, role } => self.create(*id, *role, false),
             Step::Join { ids, version } => self.reconfigure(*version, |servers| {
-                servers.extend(ids.iter().map(|id| {
-                    (
-                        *id,
-                        Server {
-                            role: Role::Observer,
-                            address: address(*id),
-                        },
-                    )
-                }));
+                servers.extend(ids.iter().map(|id| (*id, server(*id, Role::Observer))));
             }),
             Step::Promote { id, version } => {
                 let (id, was) = (*id, self.committed.role(*id));
                 let serves = self.serves(id);
                 self.reconfigure(*version, |servers| {
-                    servers.insert(
-                        id,
-                        Server {
-                            role: Role::Voter,
-                            address: address(id),
-                        },
-                    );
+                    servers.insert(id, server(id, Role::Voter));
                 });
                 assert!(serves, "member {id} was promoted before it caught up");
                 if was == Some(Role::Observer) {
@@ -207,21 +187,7 @@ impl World {
                 }
             }
             Step::Restart { id } => self.stop(*id),
-            Step::Retire { id, data } => {
-                assert_eq!(
-                    self.committed.role(*id),
-                    None,
-                    "member {id} was retired before it left"
-                );
-                assert!(
-                    !self.members[id].running,
-                    "member {id} was retired while it ran"
-                );
-                match data {
-                    Retention::Delete => drop(self.members.remove(id)),
-                    Retention::Retain => self.members.get_mut(id).unwrap().retired = true,
-                }
-            }
+            Step::Retire { id, data } => self.retire(*id, *data),
             Step::Render { ids } => {
                 for id in ids {
                     self.members.get_mut(id).unwrap().rendered = self.committed.role(*id);
@@ -229,6 +195,19 @@ impl World {
             }
         }
         self.elect();
+    }
+
+    fn retire(&mut self, id: ServerId, data: Retention) {
+        let left = self.committed.role(id).is_none();
+        assert!(left, "member {id} was retired before it left");
+        assert!(
+            !self.members[&id].running,
+            "member {id} was retired while it ran"
+        );
+        match data {
+            Retention::Delete => drop(self.members.remove(&id)),
+            Retention::Retain => self.members.get_mut(&id).unwrap().retired = true,
+        }
     }
 
     fn create(&mut self, id: ServerId, role: Role, founder: bool) {
@@ -291,6 +270,13 @@ impl World {
         self.zxid += 1;
         next.version = self.zxid;
         self.committed = next;
+    }
+}
+
+fn server(id: ServerId, role: Role) -> Server {
+    Server {
+        role,
+        address: address(id),
     }
 }
 

@@ -1,2 +1,140 @@
-//! `zookeeper-operator`: keeps ZooKeeper ensembles.
-fn main() {}
+//! `zookeeper-operator`: keeps ZooKeeper ensembles as their manifests ask for.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use operator::local::{self, StartError};
+
+/// Keeps ZooKeeper ensembles as their manifests ask for.
+#[derive(Parser)]
+#[command(name = "zookeeper-operator", version, about, after_help = EXAMPLES)]
+struct Call {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Keep a manifest's ensemble as processes on this machine, until Ctrl-C.
+    ///
+    /// Every edit of FILE is followed: members join, leave and restart one by one while clients go on. On a terminal
+    /// a live table shows the members; elsewhere every change is a line. The data stays for the next start.
+    #[command(after_help = LOCAL_HELP)]
+    Local {
+        /// The manifest: one ZooKeeperEnsemble as YAML.
+        file: PathBuf,
+        /// Where the members live [default: NAME.zke in the current folder].
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Client port of member N is P+N [default: free ports, which stay the same from run to run].
+        #[arg(long, value_name = "P")]
+        base_port: Option<u16>,
+        /// The server's program [default: zookeeper-node beside this program].
+        #[arg(long, value_name = "PATH")]
+        node_binary: Option<PathBuf>,
+    },
+    /// Print the CustomResourceDefinition.
+    Crd,
+    /// Print the steps that bring an ensemble from one manifest to another, without doing anything.
+    Plan {
+        /// The manifest to get to.
+        #[arg(short, long = "file", value_name = "NEW")]
+        file: PathBuf,
+        /// The manifest to begin with [default: nothing yet].
+        #[arg(long, value_name = "OLD")]
+        from: Option<PathBuf>,
+    },
+    /// Become a member's server that dies with its operator.
+    #[command(hide = true)]
+    Launch {
+        parent: i32,
+        node: PathBuf,
+        zoo_cfg: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match Call::parse().command {
+        Command::Local {
+            file,
+            dir,
+            base_port,
+            node_binary,
+        } => run_local(local::Options {
+            file,
+            dir,
+            base_port,
+            node_binary,
+        }),
+        Command::Crd => print(&operator::crd::crd_yaml()),
+        Command::Plan { file, from } => match operator::plan_between(from.as_deref(), &file) {
+            Ok(steps) => print(&steps),
+            Err(problems) => wrong(&problems),
+        },
+        Command::Launch {
+            parent,
+            node,
+            zoo_cfg,
+        } => {
+            let error = local::launch(parent, &node, &zoo_cfg);
+            eprintln!("cannot run {}: {error}", node.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_local(options: local::Options) -> ExitCode {
+    // One thread: the system ties a member's life to the thread that started it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(local::run(options)),
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Usage(problems)) => wrong(&problems),
+        Err(error @ StartError::Backend(_)) => {
+            eprintln!("zookeeper-operator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wrong(problems: &[String]) -> ExitCode {
+    for problem in problems {
+        eprintln!("zookeeper-operator: {problem}");
+    }
+    ExitCode::from(2)
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  zookeeper-operator local ensemble.yaml              run it here; edit the file to change it
+  zookeeper-operator plan --from old.yaml -f new.yaml what would that take?
+  zookeeper-operator crd | kubectl apply -f -         teach a cluster the resource";
+
+const LOCAL_HELP: &str = "\
+The folder holds status.yaml (the object with its status: members, leader, conditions, the plan in words) and one
+member-N folder for each member: its zoo.cfg, its data, and its log in node.log.
+
+A manifest to begin with:
+  apiVersion: zookeeper.ensemble.dev/v1alpha1
+  kind: ZooKeeperEnsemble
+  metadata: {name: demo}
+  spec:
+    voters: {replicas: 3}
+    observers: {replicas: 2}";

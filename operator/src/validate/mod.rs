@@ -1,0 +1,242 @@
+//! Manifest → [`Cluster`], or every problem in words: which field, what is wrong, what to write instead. Pure.
+//!
+//! The text is first checked against the CRD's own schema (`schema`), so that unknown fields and wrong types are
+//! named by their path, all at once; then what a schema cannot say is checked on the typed object.
+
+mod config;
+mod schema;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::Value;
+
+use crate::cluster::{Cluster, Role, RoleSpec, SERVER_ID_MAX};
+use crate::crd::spec::{StorageSpec, ZooKeeperEnsembleSpec};
+use crate::crd::{API_VERSION, KIND, ZooKeeperEnsemble, spec_schema};
+
+/// One thing that is wrong with a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The field, as `spec.voters.replicas`. Empty when the manifest as a whole is meant.
+    pub path: String,
+    /// What is wrong and what to do about it.
+    pub message: String,
+}
+
+/// Reads a manifest: one `ZooKeeperEnsemble` as YAML (or JSON).
+pub fn parse(text: &str) -> Result<ZooKeeperEnsemble, Vec<Problem>> {
+    let value: Value = match serde_yaml::from_str(text) {
+        Ok(value) => value,
+        Err(error) => {
+            return Err(vec![Problem::new(
+                "",
+                format!("not readable as YAML: {error}"),
+            )]);
+        }
+    };
+    let mut problems = Vec::new();
+    check_envelope(&value, &mut problems);
+    if let Some(spec) = value.get("spec") {
+        schema::check(spec, spec_schema(), "spec", &mut problems);
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    serde_json::from_value(value)
+        .map_err(|error| vec![Problem::new("", format!("not a {KIND}: {error}"))])
+}
+
+/// Checks an ensemble and fills in every default.
+pub fn validate(ensemble: &ZooKeeperEnsemble) -> Result<Cluster, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let spec = &ensemble.spec;
+    check_counts(spec, &mut problems);
+    check_storage("spec.storage", Some(&spec.storage), &mut problems);
+    check_storage(
+        "spec.voters.storage",
+        spec.voters.storage.as_ref(),
+        &mut problems,
+    );
+    check_storage(
+        "spec.observers.storage",
+        spec.observers.storage.as_ref(),
+        &mut problems,
+    );
+    let common = config::check("spec.config", &spec.config, &mut problems);
+    let mut role = |role: Role| {
+        let (path, replicas, config, storage, resources) = match role {
+            Role::Voter => {
+                let it = &spec.voters;
+                (
+                    "spec.voters.config",
+                    it.replicas,
+                    &it.config,
+                    &it.storage,
+                    &it.resources,
+                )
+            }
+            Role::Observer => {
+                let it = &spec.observers;
+                (
+                    "spec.observers.config",
+                    it.replicas,
+                    &it.config,
+                    &it.storage,
+                    &it.resources,
+                )
+            }
+        };
+        let mut merged = common.clone();
+        merged.extend(config::check(path, config, &mut problems));
+        config::check_together(path, &merged, &mut problems);
+        RoleSpec {
+            replicas: usize::try_from(replicas).unwrap_or_default(),
+            config: merged,
+            storage: storage.as_ref().unwrap_or(&spec.storage).clone(),
+            resources: resources.as_ref().or(spec.resources.as_ref()).cloned(),
+        }
+    };
+    let (voters, observers) = (role(Role::Voter), role(Role::Observer));
+    if !problems.is_empty() {
+        problems.dedup();
+        return Err(problems);
+    }
+    let metadata = &ensemble.metadata;
+    Ok(Cluster {
+        name: metadata.name.clone().unwrap_or_default(),
+        namespace: metadata
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".into()),
+        generation: metadata.generation,
+        voters,
+        observers,
+        image: spec.image.clone(),
+        restarted_at: spec.restarted_at.clone(),
+    })
+}
+
+/// `apiVersion`, `kind`, `metadata.name`, and nothing beside them but `spec` and `status`.
+fn check_envelope(value: &Value, problems: &mut Vec<Problem>) {
+    let Value::Object(fields) = value else {
+        problems.push(Problem::new(
+            "",
+            format!("not a {KIND}: a manifest has apiVersion, kind, metadata and spec"),
+        ));
+        return;
+    };
+    for (field, want) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+        match value.get(field).and_then(Value::as_str) {
+            Some(found) if found == want => {}
+            Some(found) => {
+                problems.push(Problem::new(field, format!("is {found:?}; write {want:?}")))
+            }
+            None => problems.push(Problem::new(field, format!("is missing; write {want:?}"))),
+        }
+    }
+    let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+    for field in fields
+        .keys()
+        .filter(|field| !known.contains(&field.as_str()))
+    {
+        problems.push(schema::unknown_field(field, field, known.into_iter()));
+    }
+    match value.pointer("/metadata/name") {
+        Some(Value::String(name)) => check_name(name, problems),
+        Some(_) => problems.push(Problem::new("metadata.name", "is not a string".into())),
+        None => problems.push(Problem::new(
+            "metadata.name",
+            "is missing; every ensemble has a name".into(),
+        )),
+    }
+    if value.get("spec").is_none() {
+        let message = "is missing; write \"spec: {}\" for three voters with default settings";
+        problems.push(Problem::new("spec", message.into()));
+    }
+}
+
+fn check_name(name: &str, problems: &mut Vec<Problem>) {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
+    if !name.chars().all(legal) || !starts || !ends(name.chars().last()) {
+        let message = format!(
+            "{name:?} cannot be part of a host name; use lower-case letters, digits and \"-\", with a letter first"
+        );
+        problems.push(Problem::new("metadata.name", message));
+    }
+    if name.len() > NAME_MAX {
+        let message = format!(
+            "has {} characters; {NAME_MAX} are allowed, since the names of pods are made from it",
+            name.len()
+        );
+        problems.push(Problem::new("metadata.name", message));
+    }
+}
+
+fn check_counts(spec: &ZooKeeperEnsembleSpec, problems: &mut Vec<Problem>) {
+    let (voters, observers) = (spec.voters.replicas, spec.observers.replicas);
+    if voters % 2 == 0 && !spec.allow_even_voters {
+        let message = format!(
+            "{voters} voters survive no more failures than {}; use {} or {}, or set spec.allowEvenVoters: true",
+            voters - 1,
+            voters - 1,
+            voters + 1
+        );
+        problems.push(Problem::new("spec.voters.replicas", message));
+    }
+    if i64::from(voters) + i64::from(observers) > i64::from(SERVER_ID_MAX) {
+        let message = format!(
+            "voters and observers together may be at most {SERVER_ID_MAX}: there are no more server ids"
+        );
+        problems.push(Problem::new("spec.observers.replicas", message));
+    }
+}
+
+fn check_storage(path: &str, storage: Option<&StorageSpec>, problems: &mut Vec<Problem>) {
+    let Some(storage) = storage else { return };
+    let size = &storage.size.0;
+    let digits = size
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(size.len());
+    let (number, unit) = size.split_at(digits);
+    let units = ["", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi"];
+    let positive = number.parse::<f64>().is_ok_and(|number| number > 0.0);
+    if !positive || !units.contains(&unit) {
+        let message =
+            format!("{size:?} is not a size; write a number with a unit, for example \"10Gi\"");
+        problems.push(Problem::new(&format!("{path}.size"), message));
+    }
+}
+
+impl Problem {
+    fn new(path: &str, message: String) -> Self {
+        let path = path.to_owned();
+        Self { path, message }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, message } = self;
+        if path.is_empty() {
+            return f.write_str(message);
+        }
+        write!(f, "{path}: {message}")
+    }
+}
+
+/// A `zoo.cfg` value as text, whichever way the YAML wrote it.
+fn text_of(value: &IntOrString) -> String {
+    match value {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(text) => text.trim().to_owned(),
+    }
+}
+
+type Config = BTreeMap<String, IntOrString>;
+
+/// Longest name of an ensemble.
+const NAME_MAX: usize = 40;

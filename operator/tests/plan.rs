@@ -1,0 +1,384 @@
+//! Plans as text: the ensemble as it is, the manifest as it should be, and every step between.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+use expect_test::{Expect, expect};
+use operator::cluster::{Cluster, ServerId};
+use operator::desired::desired;
+use operator::observed::{Instance, Observed};
+use operator::plan::{carry_out, next, plan};
+use operator::validate::{parse, validate};
+
+fn cluster(spec: &str) -> Cluster {
+    let text = format!(
+        "{{apiVersion: zookeeper.ensemble.dev/v1alpha1, kind: ZooKeeperEnsemble, metadata: {{name: demo}}, spec: {{{spec}}}}}"
+    );
+    parse(&text)
+        .and_then(|ensemble| validate(&ensemble))
+        .unwrap()
+}
+
+/// An ensemble at rest.
+fn at_rest(cluster: &Cluster) -> Observed {
+    let mut world = Observed::default();
+    carry_out(cluster, &desired(cluster), &mut world);
+    world
+}
+
+/// All steps from one manifest to another.
+fn check(from: &str, to: &str, expected: Expect) {
+    let (mut world, to) = (at_rest(&cluster(from)), cluster(to));
+    let steps = carry_out(&to, &desired(&to), &mut world);
+    let lines: String = steps.iter().map(|step| format!("{step}\n")).collect();
+    expected.assert_eq(&lines);
+}
+
+/// What the planner says of an ensemble at rest to which `change` happened.
+fn check_now(from: &str, to: &str, change: impl FnOnce(&mut Observed), expected: Expect) {
+    let (mut world, to) = (at_rest(&cluster(from)), cluster(to));
+    change(&mut world);
+    let plan = plan(&to, &desired(&to), &world);
+    let mut text = format!("{plan}\n");
+    for step in &plan.upcoming {
+        text.push_str(&format!("  then {step}\n"));
+    }
+    expected.assert_eq(&text);
+}
+
+fn silence(id: u32) -> impl FnOnce(&mut Observed) {
+    move |world| world.members.get_mut(&ServerId(id)).unwrap().answer = None
+}
+
+#[test]
+fn a_new_ensemble_starts_all_members_at_once() {
+    let mut world = Observed::default();
+    let cluster = cluster("voters: {replicas: 3}, observers: {replicas: 2}");
+    let steps = carry_out(&cluster, &desired(&cluster), &mut world);
+    let lines: String = steps.iter().map(|step| format!("{step}\n")).collect();
+    expect![[r#"
+        set up a new ensemble: members 1, 2 and 3 as voters, members 4 and 5 as observers
+        start members 1, 2, 3, 4 and 5
+    "#]]
+    .assert_eq(&lines);
+}
+
+#[test]
+fn at_rest_there_is_nothing_to_do() {
+    check(
+        "voters: {replicas: 3}",
+        "voters: {replicas: 3}",
+        expect![[""]],
+    );
+    check_now(
+        "voters: {replicas: 3}",
+        "voters: {replicas: 3}",
+        |_| {},
+        expect![[r#"
+        At rest
+    "#]],
+    );
+}
+
+#[test]
+fn voters_grow_one_by_one() {
+    check(
+        "voters: {replicas: 3}, observers: {replicas: 1}",
+        "voters: {replicas: 5}, observers: {replicas: 1}",
+        expect![[r#"
+        create member 5, to become a voter
+        add member 5 to the ensemble as observer
+        start member 5
+        let member 5 vote
+        create member 6, to become a voter
+        add member 6 to the ensemble as observer
+        start member 6
+        let member 6 vote
+        write the configuration of members 5 and 6 anew
+    "#]],
+    );
+}
+
+#[test]
+fn the_second_voter_of_all_follows_before_it_votes() {
+    check(
+        "voters: {replicas: 1}",
+        "voters: {replicas: 3}",
+        expect![[r#"
+        create member 2, to become a voter
+        start member 2
+        let member 2 vote
+        create member 3, to become a voter
+        add member 3 to the ensemble as observer
+        start member 3
+        let member 3 vote
+        write the configuration of members 2 and 3 anew
+    "#]],
+    );
+}
+
+#[test]
+fn voters_shrink_by_leaving_first_and_the_leader_stays() {
+    check(
+        "voters: {replicas: 3}",
+        "voters: {replicas: 1}",
+        expect![[r#"
+        take member 2 out of the ensemble
+        stop member 2
+        delete the data of member 2
+        take member 1 out of the ensemble
+        stop member 1
+        delete the data of member 1
+    "#]],
+    );
+}
+
+#[test]
+fn observers_come_and_go_without_touching_voters() {
+    check(
+        "observers: {replicas: 1}",
+        "observers: {replicas: 3}",
+        expect![[r#"
+        create member 5, an observer
+        add member 5 to the ensemble as observer
+        start member 5
+        create member 6, an observer
+        add member 6 to the ensemble as observer
+        start member 6
+    "#]],
+    );
+    check(
+        "observers: {replicas: 3}",
+        "observers: {replicas: 1}",
+        expect![[r#"
+        take members 6 and 5 out of the ensemble
+        stop members 6 and 5
+        delete the data of member 6
+        delete the data of member 5
+    "#]],
+    );
+}
+
+#[test]
+fn kept_data_keeps_its_id() {
+    let keep = "storage: {whenScaledDown: Retain}";
+    let mut world = at_rest(&cluster(&format!("observers: {{replicas: 2}}, {keep}")));
+    for observers in [0, 2] {
+        let to = cluster(&format!("observers: {{replicas: {observers}}}, {keep}"));
+        carry_out(&to, &desired(&to), &mut world);
+    }
+    let kept: Vec<u32> = world
+        .members
+        .iter()
+        .filter(|(_, it)| it.retired)
+        .map(|(id, _)| id.0)
+        .collect();
+    let live: Vec<u32> = world
+        .members
+        .iter()
+        .filter(|(_, it)| !it.retired)
+        .map(|(id, _)| id.0)
+        .collect();
+    assert_eq!((kept, live), (vec![4, 5], vec![1, 2, 3, 6, 7]));
+}
+
+#[test]
+fn a_rolling_restart_takes_observers_then_followers_and_the_leader_last() {
+    check(
+        "observers: {replicas: 2}",
+        "observers: {replicas: 2}, config: {tickTime: 3000}",
+        expect![[r#"
+        restart member 4
+        start member 4
+        restart member 5
+        start member 5
+        restart member 1
+        start member 1
+        restart member 2
+        start member 2
+        restart member 3
+        start member 3
+    "#]],
+    );
+}
+
+#[test]
+fn a_setting_of_observers_restarts_no_voter() {
+    check(
+        "observers: {replicas: 2}",
+        "observers: {replicas: 2, config: {maxClientCnxns: 0}}",
+        expect![[r#"
+        restart member 4
+        start member 4
+        restart member 5
+        start member 5
+    "#]],
+    );
+}
+
+#[test]
+fn a_restart_waits_for_a_member_that_is_not_back() {
+    check_now(
+        "voters: {replicas: 3}",
+        "config: {tickTime: 3000}",
+        |world| {
+            let new = desired(&cluster("config: {tickTime: 3000}"));
+            let first = world.members.get_mut(&ServerId(1)).unwrap();
+            first.template_hash = Some(new.voter.hash);
+            first.answer = None;
+        },
+        expect![[r#"
+        waiting for the moment to restart member 2: member 1 is not serving yet
+          then restart member 2
+          then start member 2
+          then restart member 3
+          then start member 3
+    "#]],
+    );
+}
+
+#[test]
+fn a_member_that_does_not_serve_is_the_first_to_get_a_new_template() {
+    check_now(
+        "voters: {replicas: 3}",
+        "config: {tickTime: 3000}",
+        silence(2),
+        expect![[r#"
+        restart member 2
+          then start member 2
+          then restart member 1
+          then start member 1
+          then restart member 3
+          then start member 3
+    "#]],
+    );
+}
+
+#[test]
+fn no_voter_is_added_while_one_is_away() {
+    check_now(
+        "voters: {replicas: 3}",
+        "voters: {replicas: 5}",
+        silence(1),
+        expect![[r#"
+        waiting for the moment to create member 4, to become a voter: member 1 is not serving yet
+          then create member 4, to become a voter
+          then add member 4 to the ensemble as observer
+          then start member 4
+          then let member 4 vote
+          then create member 5, to become a voter
+          then add member 5 to the ensemble as observer
+          then start member 5
+          then let member 5 vote
+          then write the configuration of members 4 and 5 anew
+    "#]],
+    );
+}
+
+#[test]
+fn a_voter_that_is_away_is_the_first_to_leave() {
+    check_now(
+        "voters: {replicas: 5}",
+        "voters: {replicas: 3}",
+        silence(2),
+        expect![[r#"
+        take member 2 out of the ensemble
+          then stop member 2
+          then delete the data of member 2
+          then take member 4 out of the ensemble
+          then stop member 4
+          then delete the data of member 4
+    "#]],
+    );
+}
+
+#[test]
+fn nobody_leaves_when_the_rest_is_no_quorum() {
+    check_now(
+        "voters: {replicas: 3}",
+        "voters: {replicas: 1}",
+        |world| {
+            silence(1)(world);
+            silence(2)(world);
+        },
+        expect![[r#"
+        waiting for the moment to take member 2 out of the ensemble: 1 voter is healthy and a quorum needs 2: there is none to spare
+          then take member 2 out of the ensemble
+          then stop member 2
+          then delete the data of member 2
+          then take member 1 out of the ensemble
+          then stop member 1
+          then delete the data of member 1
+    "#]],
+    );
+}
+
+#[test]
+fn without_a_leader_only_dead_members_are_started() {
+    check_now(
+        "voters: {replicas: 3}",
+        "voters: {replicas: 5}, config: {tickTime: 3000}",
+        |world| {
+            world.committed = None;
+            for member in world.members.values_mut() {
+                member.answer = None;
+            }
+            world.members.get_mut(&ServerId(3)).unwrap().instance = Instance::Stopped;
+        },
+        expect![[r#"
+        start member 3
+          then create member 4, to become a voter
+          then add member 4 to the ensemble as observer
+          then start member 4
+          then let member 4 vote
+          then create member 5, to become a voter
+          then add member 5 to the ensemble as observer
+          then start member 5
+          then let member 5 vote
+          then restart member 1
+          then start member 1
+          then restart member 2
+          then start member 2
+    "#]],
+    );
+    let to = cluster("voters: {replicas: 5}, config: {tickTime: 3000}");
+    let mut world = at_rest(&cluster("voters: {replicas: 3}"));
+    world.committed = None;
+    assert!(
+        next(&to, &desired(&to), &world).next.is_none(),
+        "unknown is unsafe"
+    );
+}
+
+#[test]
+fn a_member_whose_data_is_lost_is_replaced() {
+    check_now(
+        "voters: {replicas: 3}",
+        "voters: {replicas: 3}",
+        |world| {
+            world.members.remove(&ServerId(2));
+        },
+        expect![[r#"
+        take member 2 out of the ensemble
+          then create member 2, to become a voter
+          then add member 2 to the ensemble as observer
+          then start member 2
+          then let member 2 vote
+          then write the configuration of member 2 anew
+    "#]],
+    );
+}
+
+#[test]
+fn a_single_voter_is_restarted_all_the_same() {
+    check(
+        "voters: {replicas: 1}",
+        "voters: {replicas: 1}, config: {tickTime: 3000}",
+        expect![[r#"
+        restart member 1
+        start member 1
+    "#]],
+    );
+}

@@ -2,23 +2,17 @@
 //!
 //! Work on the replica is put off until a whole batch of messages has been looked at, and then done under one lock.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use bytes::BytesMut;
-use node_core::acl;
 use node_core::effect::{Effect, Input, LinkId, RoleInfo};
 use node_core::member::work::{self, Clients, Work};
 use node_core::member::{Action, ClientWrite, Clock, Event, Member, Output};
-use node_core::proto::client::{
-    ConnectRequest, ConnectResponse, EventType, ReplyHeader, Response, write_event, write_frame,
-    write_reply,
-};
-use node_core::proto::code::ErrorCode;
-use node_core::proto::data::{Acl, SessionTimeout};
+use node_core::proto::client::ConnectRequest;
+use node_core::proto::data::SessionTimeout;
 use node_core::proto::election::PeerState;
 use node_core::proto::quorum::Packet;
 use node_core::quorum::config::QuorumConfig;
@@ -28,6 +22,7 @@ use node_core::watch::ConnectionId;
 use node_core::zxid::{ServerId, SessionId, Time, Zxid};
 use tokio::sync::mpsc;
 
+use crate::clients::LocalClients;
 use crate::config::dynamic;
 use crate::disk::{Disk, Outcome};
 use crate::net::Report;
@@ -117,11 +112,7 @@ struct Running {
 impl Driver {
     /// Runs until the process is told to stop, or must end because of an error.
     pub async fn run(self, mut messages: mpsc::UnboundedReceiver<Message>) -> anyhow::Result<()> {
-        let clients = LocalClients {
-            shared: self.shared.clone(),
-            touched: Vec::new(),
-            writes: HashMap::new(),
-        };
+        let clients = LocalClients::new(self.shared.clone());
         let mut running = Running {
             driver: self,
             links: BTreeMap::new(),
@@ -215,9 +206,7 @@ impl Running {
                 self.input(Input::SnapshotReceived { link, zxid })
             }
             Message::Connect(connection, request) => {
-                self.clients
-                    .writes
-                    .insert(connection.id, Waiting::default());
+                self.clients.opened(connection.id);
                 self.event(Event::Connect(connection.id, request))
             }
             Message::Writes(writes) => {
@@ -564,122 +553,4 @@ fn quorum_has_client(shared: &Shared) -> bool {
     quorum
         .and_then(|quorum| quorum.membership.server(quorum.my_id))
         .is_some_and(|server| server.client.is_some())
-}
-
-/// When the unanswered requests of a connection came, and how large they are.
-#[derive(Debug, Default)]
-struct Waiting(VecDeque<(Instant, usize)>);
-
-/// The clients of this server, while work is performed.
-struct LocalClients {
-    shared: Arc<Shared>,
-    touched: Vec<Arc<Connection>>,
-    /// What is not answered yet, by connection.
-    writes: HashMap<ConnectionId, Waiting>,
-}
-
-impl LocalClients {
-    fn arrived(&mut self, write: &ClientWrite, now: Instant) {
-        match self.writes.get_mut(&write.connection) {
-            Some(waiting) => waiting.0.push_back((now, write.body.len())),
-            None => self.shared.answered(write.body.len()),
-        }
-    }
-
-    fn closed(&mut self, connection: ConnectionId) {
-        for (_, bytes) in self.writes.remove(&connection).unwrap_or_default().0 {
-            self.shared.answered(bytes);
-        }
-    }
-
-    fn wake(&mut self) {
-        for connection in self.touched.drain(..) {
-            connection.changed.notify_one();
-        }
-    }
-
-    fn with(&mut self, id: ConnectionId, act: impl FnOnce(&Connection)) {
-        let connection = self.shared.connections.lock().get(&id).cloned();
-        if let Some(connection) = connection {
-            self.shared.metrics.sent(1);
-            act(&connection);
-            self.touched.push(connection);
-        }
-    }
-}
-
-impl Clients for LocalClients {
-    fn may_read(&self, connection: ConnectionId, acl: &[Acl]) -> bool {
-        if self.shared.config.access.skip_acl {
-            return true;
-        }
-        let connections = self.shared.connections.lock();
-        let ids = connections
-            .get(&connection)
-            .map(|connection| connection.ids.lock().clone());
-        ids.is_some_and(|ids| acl::permits(acl, node_core::proto::data::perms::READ, &ids))
-    }
-
-    fn event(&mut self, to: &[ConnectionId], zxid: Zxid, event: EventType, path: &str) {
-        let mut frame = BytesMut::new();
-        write_event(zxid, event, path, &mut frame);
-        for id in to {
-            self.with(*id, |connection| {
-                connection.push(0, |out| out.extend_from_slice(&frame))
-            });
-        }
-    }
-
-    fn reply(
-        &mut self,
-        to: ConnectionId,
-        xid: i32,
-        zxid: Zxid,
-        result: &Result<Response, ErrorCode>,
-    ) {
-        if let Some((came, bytes)) = self
-            .writes
-            .get_mut(&to)
-            .and_then(|waiting| waiting.0.pop_front())
-        {
-            self.shared.metrics.write_answered(came.elapsed());
-            self.shared.answered(bytes);
-        }
-        let err = result.as_ref().err().map_or(0, |code| code.0);
-        self.with(to, |connection| {
-            connection.push(1, |out| {
-                write_reply(ReplyHeader { xid, zxid, err }, result.as_ref().ok(), out)
-            });
-        });
-    }
-
-    fn connected(&mut self, to: ConnectionId, response: &ConnectResponse) {
-        self.with(to, |connection| {
-            connection.push(0, |out| write_frame(out, |out| response.encode(out)));
-            connection
-                .timeout_ms
-                .store(response.timeout_ms, Ordering::Relaxed);
-            connection
-                .session
-                .store(response.session.0, Ordering::Release);
-        });
-    }
-
-    fn close(&mut self, connection: ConnectionId) {
-        let connection = self.shared.connections.lock().get(&connection).cloned();
-        if let Some(connection) = connection {
-            connection.close();
-        }
-    }
-
-    fn close_all(&mut self) {
-        self.shared.serving.store(false, Ordering::Release);
-        for connection in self.shared.connections.lock().values() {
-            connection.close();
-        }
-    }
-
-    fn serve(&mut self) {
-        self.shared.serving.store(true, Ordering::Release);
-    }
 }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod limits;
 pub mod shared;
 
+mod clients;
 pub mod driver;
 pub mod net;
 

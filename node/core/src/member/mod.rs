@@ -4,25 +4,26 @@
 //! The replica itself is not in here: it is shared with those who read. [`Member::step`] may look at it; what is to
 //! change it comes out as [`Work`], which the caller performs in order, many at a time ([`work`]).
 
+mod connect;
 mod leading;
 mod pipeline;
 pub mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::effect::{Effect, Forward, Input};
 use crate::peer::Peer;
 use crate::prep::{PrepSettings, WriteRequest};
-use crate::proto::client::{ConnectRequest, ConnectResponse, OpCode, Request, Response};
+use crate::proto::client::{ConnectRequest, OpCode, Request, Response};
 use crate::proto::code::ErrorCode;
 use crate::proto::data::{Id, SessionTimeout};
 use crate::proto::election::PeerState;
 use crate::proto::quorum::{ForwardedRequest, Proposal};
 use crate::proto::txn::TxnEntry;
 use crate::replica::Replica;
-use crate::session::{Owner, SessionIds, password};
+use crate::session::{Owner, SessionIds};
 use crate::watch::ConnectionId;
 use crate::zxid::{SessionId, Time, Zxid};
 use leading::Leading;
@@ -335,16 +336,6 @@ impl Member {
         self.release_syncs(session, out);
     }
 
-    /// The answer to a client whose new session has been created.
-    fn establish(&mut self, pending: &Pending) -> Option<ConnectResponse> {
-        if pending.op != OpCode::CreateSession {
-            return None;
-        }
-        let client = *self.clients.get(&pending.connection?)?;
-        self.by_session.insert(client.session, pending.connection?);
-        Some(accepted(client))
-    }
-
     fn set_serving(&mut self, serving: bool, out: &mut Output) {
         self.pipeline = Pipeline::default();
         self.clients.clear();
@@ -378,129 +369,6 @@ impl Member {
             };
         }
         out.work(Work::Serve);
-    }
-
-    fn connect(
-        &mut self,
-        clock: Clock,
-        connection: ConnectionId,
-        request: ConnectRequest,
-        replica: &Replica,
-        out: &mut Output,
-    ) {
-        // A client that has seen more than this server must find another one.
-        if !self.is_serving() || request.last_zxid_seen > self.committed.max(replica.last_zxid()) {
-            out.work(Work::Close(connection));
-            return;
-        }
-        let (min, max) = (
-            self.settings.min_session_timeout_ms,
-            self.settings.max_session_timeout_ms,
-        );
-        let timeout_ms = request.timeout_ms.clamp(min, max);
-        let has_read_only = request.read_only.is_some();
-        if request.session == SessionId(0) {
-            let session = self.ids.allocate();
-            self.clients.insert(
-                connection,
-                Client {
-                    session,
-                    timeout_ms,
-                    has_read_only,
-                },
-            );
-            let mut body = BytesMut::new();
-            body.put_i32(timeout_ms);
-            let (op, body, ids) = (OpCode::CreateSession, body.freeze(), vec![]);
-            self.submit(
-                clock,
-                ClientWrite {
-                    connection,
-                    session,
-                    xid: 0,
-                    op,
-                    body,
-                    ids,
-                },
-                replica,
-                out,
-            );
-            return;
-        }
-        let session = request.session;
-        if let Some(old) = self.by_session.remove(&session) {
-            self.closed(old);
-            out.work(Work::Close(old));
-        }
-        if request.password.as_deref() != Some(&password(session)) {
-            out.work(refuse(connection, &request));
-            return;
-        }
-        self.clients.insert(
-            connection,
-            Client {
-                session,
-                timeout_ms,
-                has_read_only,
-            },
-        );
-        let wanted = SessionTimeout {
-            session,
-            timeout_ms,
-        };
-        match &mut self.service {
-            Service::Leader(leading) => {
-                let valid =
-                    leading
-                        .sessions
-                        .revalidate(clock.now, session, timeout_ms, Owner::Local);
-                self.answer_connect(connection, &request, valid, out);
-            }
-            Service::Learner { moving, .. } => {
-                if let Some((old, _)) = moving.insert(session, (connection, request)) {
-                    self.clients.remove(&old);
-                    out.work(Work::Close(old));
-                }
-                self.input(
-                    clock,
-                    Input::Forward(Forward::Revalidate(wanted)),
-                    replica,
-                    out,
-                );
-            }
-            Service::Stopped | Service::Settling => {}
-        }
-    }
-
-    fn revalidated(&mut self, session: SessionId, valid: bool, out: &mut Output) {
-        let Service::Learner { moving, .. } = &mut self.service else {
-            return;
-        };
-        if let Some((connection, request)) = moving.remove(&session) {
-            self.answer_connect(connection, &request, valid, out);
-        }
-    }
-
-    fn answer_connect(
-        &mut self,
-        connection: ConnectionId,
-        request: &ConnectRequest,
-        valid: bool,
-        out: &mut Output,
-    ) {
-        let Some(client) = self.clients.get(&connection).copied() else {
-            return;
-        };
-        if valid {
-            self.by_session.insert(client.session, connection);
-            out.work(Work::Connected {
-                connection,
-                response: accepted(client),
-            });
-        } else {
-            self.clients.remove(&connection);
-            out.work(refuse(connection, request));
-        }
     }
 
     fn write(&mut self, clock: Clock, write: ClientWrite, replica: &Replica, out: &mut Output) {
@@ -665,22 +533,5 @@ impl Member {
             timeout_ms,
         };
         std::mem::take(touched).into_iter().map(entry).collect()
-    }
-}
-
-fn accepted(client: Client) -> ConnectResponse {
-    ConnectResponse {
-        protocol_version: 0,
-        timeout_ms: client.timeout_ms,
-        session: client.session,
-        password: Bytes::copy_from_slice(&password(client.session)),
-        read_only: client.has_read_only.then_some(false),
-    }
-}
-
-fn refuse(connection: ConnectionId, request: &ConnectRequest) -> Work {
-    Work::Connected {
-        connection,
-        response: ConnectResponse::expired(request.read_only.map(|_| false)),
     }
 }

@@ -1,0 +1,166 @@
+//! Handshakes: a new session, or one that comes back, here or from another member (protocol reference §1.3).
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::pipeline::Pending;
+use super::work::Work;
+use super::{Client, ClientWrite, Clock, Member, Output, Service};
+use crate::effect::{Forward, Input};
+use crate::proto::client::{ConnectRequest, ConnectResponse, OpCode};
+use crate::proto::data::SessionTimeout;
+use crate::replica::Replica;
+use crate::session::{Owner, password};
+use crate::watch::ConnectionId;
+use crate::zxid::SessionId;
+
+impl Member {
+    pub(super) fn connect(
+        &mut self,
+        clock: Clock,
+        connection: ConnectionId,
+        request: ConnectRequest,
+        replica: &Replica,
+        out: &mut Output,
+    ) {
+        // A client that has seen more than this server must find another one.
+        if !self.is_serving() || request.last_zxid_seen > self.committed.max(replica.last_zxid()) {
+            out.work(Work::Close(connection));
+            return;
+        }
+        let (min, max) = (
+            self.settings.min_session_timeout_ms,
+            self.settings.max_session_timeout_ms,
+        );
+        let timeout_ms = request.timeout_ms.clamp(min, max);
+        let has_read_only = request.read_only.is_some();
+        if request.session == SessionId(0) {
+            let session = self.ids.allocate();
+            self.clients.insert(
+                connection,
+                Client {
+                    session,
+                    timeout_ms,
+                    has_read_only,
+                },
+            );
+            let mut body = BytesMut::new();
+            body.put_i32(timeout_ms);
+            let (op, body, ids) = (OpCode::CreateSession, body.freeze(), vec![]);
+            self.submit(
+                clock,
+                ClientWrite {
+                    connection,
+                    session,
+                    xid: 0,
+                    op,
+                    body,
+                    ids,
+                },
+                replica,
+                out,
+            );
+            return;
+        }
+        let session = request.session;
+        if let Some(old) = self.by_session.remove(&session) {
+            self.closed(old);
+            out.work(Work::Close(old));
+        }
+        if request.password.as_deref() != Some(&password(session)) {
+            out.work(refuse(connection, &request));
+            return;
+        }
+        self.clients.insert(
+            connection,
+            Client {
+                session,
+                timeout_ms,
+                has_read_only,
+            },
+        );
+        let wanted = SessionTimeout {
+            session,
+            timeout_ms,
+        };
+        match &mut self.service {
+            Service::Leader(leading) => {
+                let valid =
+                    leading
+                        .sessions
+                        .revalidate(clock.now, session, timeout_ms, Owner::Local);
+                self.answer_connect(connection, &request, valid, out);
+            }
+            Service::Learner { moving, .. } => {
+                if let Some((old, _)) = moving.insert(session, (connection, request)) {
+                    self.clients.remove(&old);
+                    out.work(Work::Close(old));
+                }
+                self.input(
+                    clock,
+                    Input::Forward(Forward::Revalidate(wanted)),
+                    replica,
+                    out,
+                );
+            }
+            Service::Stopped | Service::Settling => {}
+        }
+    }
+
+    pub(super) fn revalidated(&mut self, session: SessionId, valid: bool, out: &mut Output) {
+        let Service::Learner { moving, .. } = &mut self.service else {
+            return;
+        };
+        if let Some((connection, request)) = moving.remove(&session) {
+            self.answer_connect(connection, &request, valid, out);
+        }
+    }
+
+    fn answer_connect(
+        &mut self,
+        connection: ConnectionId,
+        request: &ConnectRequest,
+        valid: bool,
+        out: &mut Output,
+    ) {
+        let Some(client) = self.clients.get(&connection).copied() else {
+            return;
+        };
+        if valid {
+            self.by_session.insert(client.session, connection);
+            out.work(Work::Connected {
+                connection,
+                response: accepted(client),
+            });
+        } else {
+            self.clients.remove(&connection);
+            out.work(refuse(connection, request));
+        }
+    }
+
+    /// The answer to a client whose new session has been created.
+    pub(super) fn establish(&mut self, pending: &Pending) -> Option<ConnectResponse> {
+        if pending.op != OpCode::CreateSession {
+            return None;
+        }
+        let client = *self.clients.get(&pending.connection?)?;
+        self.by_session.insert(client.session, pending.connection?);
+        Some(accepted(client))
+    }
+}
+
+fn accepted(client: Client) -> ConnectResponse {
+    ConnectResponse {
+        protocol_version: 0,
+        timeout_ms: client.timeout_ms,
+        session: client.session,
+        password: Bytes::copy_from_slice(&password(client.session)),
+        read_only: client.has_read_only.then_some(false),
+    }
+}
+
+fn refuse(connection: ConnectionId, request: &ConnectRequest) -> Work {
+    Work::Connected {
+        connection,
+        response: ConnectResponse::expired(request.read_only.map(|_| false)),
+    }
+}

@@ -123,7 +123,7 @@ const INT: i64 = i32::MAX as i64;
 const LONG: i64 = i64::MAX;
 
 /// Keys that are told by how they begin.
-const FAMILIES: &[(&str, Support)] = &[
+pub const FAMILIES: &[(&str, Support)] = &[
     ("ssl.", NotYet),
     ("quorum.auth.", Refused),
     ("authProvider.", NotYet),

@@ -79,7 +79,8 @@ fn back_without_data(ensemble: &mut Ensemble, writers: &Writers) -> Result<()> {
         .map(e2e::servers::Server::log)
         .collect();
     ensure!(
-        log.contains("Sending snapshot last zxid") || log.contains("Getting a snapshot from leader"),
+        log.contains("Sending snapshot last zxid")
+            || log.contains("Getting a snapshot from leader"),
         "a snapshot was sent"
     );
     writers.wait_progress(20, PATIENCE)

@@ -27,15 +27,14 @@ pub struct Problem {
 
 /// Reads a manifest: one `ZooKeeperEnsemble` as YAML (or JSON).
 pub fn parse(text: &str) -> Result<ZooKeeperEnsemble, Vec<Problem>> {
-    let value: Value = match serde_yaml::from_str(text) {
-        Ok(value) => value,
-        Err(error) => {
-            return Err(vec![Problem::new(
-                "",
-                format!("not readable as YAML: {error}"),
-            )]);
-        }
-    };
+    let value: Value = serde_yaml::from_str(text).map_err(|error| {
+        let message = if serde_yaml::Deserializer::from_str(text).count() > 1 {
+            "more than one document (---); write one ensemble a file".to_owned()
+        } else {
+            format!("not readable as YAML: {error}")
+        };
+        vec![Problem::new("", message)]
+    })?;
     let mut problems = Vec::new();
     check_envelope(&value, &mut problems);
     if let Some(spec) = value.get("spec") {

@@ -221,7 +221,7 @@ keys! {
     "datadir.autocreate", "true", "", TrueFalse, Used, "Whether missing data directories are created.";
     "db.autocreate", "true", "", TrueFalse, NotYet, "Whether a server without data takes part in elections at once.";
     "serializeLastProcessedZxid.enabled", "true", "", TrueFalse, Used, "Whether a snapshot ends with its last zxid.";
-    "digest.enabled", "true", "", TrueFalse, Used, "Whether the tree's digest is computed, logged and compared.";
+    "digest.enabled", "true", "", TrueFalse, Used, "Whether the tree's digest is kept up and written into snapshots. It is not yet compared with others' nor part of proposals.";
     "closeSessionTxn.enabled", "true", "", TrueFalse, NotYet, "Whether a closed session's transaction lists the nodes that it deletes.";
     "forceSnapshotSync", "false", "", TrueFalse, NotYet, "Whether learners are always synchronised by a snapshot; for tests.";
     "globalOutstandingLimit", "1000", "requests", Number(1, INT), NotYet, "The most requests that may wait in the server.";

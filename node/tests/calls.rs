@@ -25,42 +25,62 @@ fn wrong(arguments: &[&str], zoo_cfg: &str, expected: Expect) {
 
 #[test]
 fn a_call_without_a_file_says_what_is_missing() {
-    wrong(&["serve"], "", expect![[r#"
+    wrong(
+        &["serve"],
+        "",
+        expect![[r#"
         error: the following required arguments were not provided:
           <ZOO_CFG>
 
         Usage: zookeeper-node serve <ZOO_CFG>
 
         For more information, try '--help'.
-    "#]]);
-    wrong(&["zoo.cfg"], "", expect![[r#"
+    "#]],
+    );
+    wrong(
+        &["zoo.cfg"],
+        "",
+        expect![[r#"
         error: unrecognized subcommand 'zoo.cfg'
 
         Usage: zookeeper-node <COMMAND>
 
         For more information, try '--help'.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_named_once() {
-    wrong(&["serve", "nowhere.cfg"], "", expect![[r#"
+    wrong(
+        &["serve", "nowhere.cfg"],
+        "",
+        expect![[r#"
         zookeeper-node: cannot read nowhere.cfg: No such file or directory (os error 2)
-    "#]]);
-    wrong(&["serve", "."], "", expect![[r#"
+    "#]],
+    );
+    wrong(
+        &["serve", "."],
+        "",
+        expect![[r#"
         zookeeper-node: cannot read .: Is a directory (os error 21)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn everything_that_is_wrong_in_the_file_is_said_at_once() {
     let zoo_cfg =
         "clientPort=abc\ntickTime=0\nsslQuorum=true\nDigestAuthenticationProvider.enabled=false\n";
-    wrong(&["serve", "zoo.cfg"], zoo_cfg, expect![[r#"
+    wrong(
+        &["serve", "zoo.cfg"],
+        zoo_cfg,
+        expect![[r#"
         zookeeper-node: zoo.cfg: dataDir is missing; add a line like dataDir=/var/lib/zookeeper
         zookeeper-node: zoo.cfg:1: clientPort is "abc", but it must be a whole number from 0 to 65535
         zookeeper-node: zoo.cfg:2: tickTime is "0", but it must be a whole number of milliseconds from 1 to 2147483647
         zookeeper-node: zoo.cfg:3: sslQuorum=true is not supported yet; this server would do without it, so remove it
         zookeeper-node: zoo.cfg:4: DigestAuthenticationProvider.enabled=false is not supported yet; this server would do without it, so remove it
-    "#]]);
+    "#]],
+    );
 }

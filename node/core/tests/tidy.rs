@@ -1,10 +1,6 @@
 //! Rules of the house that a compiler does not know: layers, sizes, leftovers. They hold for the whole workspace.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this test is about the files of the repository"
-)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

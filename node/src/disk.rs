@@ -184,6 +184,15 @@ pub enum Outcome {
 }
 
 impl Disk {
+    /// Begins to keep what was not kept so far. What may lie there from an earlier life is overtaken by the snapshot that
+    /// the peer saves before anything else.
+    pub fn open(shared: &Arc<Shared>, report: &Report) -> Result<Self, StorageError> {
+        let config = &shared.config;
+        let dirs = DataDirs::open(&config.data_dir, &config.data_log_dir, config.autocreate)?;
+        let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO)?;
+        Self::start(shared.clone(), dirs, epochs, report.clone())
+    }
+
     /// Opens the log for writing and starts its thread.
     pub fn start(
         shared: Arc<Shared>,

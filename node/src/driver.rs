@@ -2,7 +2,7 @@
 //!
 //! Work on the replica is put off until a whole batch of messages has been looked at, and then done under one lock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -86,7 +86,7 @@ pub struct Driver {
     pub member: Member,
     /// The replica and whoever else reads it.
     pub shared: Arc<Shared>,
-    /// `None` for an observer that keeps nothing.
+    /// `None` for an observer that keeps nothing, until it becomes a voter.
     pub disk: Option<Disk>,
     /// To the election port; `None` for a standalone server.
     pub election: Option<mpsc::UnboundedSender<ElectionCommand>>,
@@ -223,13 +223,13 @@ impl Running {
             Message::Writes(writes) => {
                 let now = Instant::now();
                 for write in writes {
-                    self.clients.arrived(write.connection, now);
+                    self.clients.arrived(&write, now);
                     self.event(Event::Write(write))?;
                 }
                 Ok(())
             }
             Message::Closed(connection) => {
-                self.clients.writes.remove(&connection);
+                self.clients.closed(connection);
                 self.event(Event::Closed(connection))
             }
             Message::Log(event) => self.log_event(event),
@@ -291,6 +291,9 @@ impl Running {
             .step(clock, event, &self.driver.shared.replica.read(), &mut out);
         for action in out.actions {
             match action {
+                // A server that is alone shows no configuration, as Apache's doesn't.
+                Action::Work(Work::SetConfig { .. })
+                    if self.driver.shared.config.quorum.is_none() => {}
                 Action::Work(work) => self.work.push(work),
                 Action::Effect(effect) => {
                     if effect.needs_settled_replica() {
@@ -429,14 +432,10 @@ impl Running {
                     .send(Message::Peer(Input::SnapshotSaved(zxid))),
             },
             Effect::SaveAcceptedEpoch(epoch) => {
-                if let Some(disk) = &mut self.driver.disk {
-                    disk.save_accepted(epoch)?;
-                }
+                self.disk()?.save_accepted(epoch)?;
             }
             Effect::SaveCurrentEpoch(epoch) => {
-                if let Some(disk) = &mut self.driver.disk {
-                    disk.save_current(epoch)?;
-                }
+                self.disk()?.save_current(epoch)?;
             }
             Effect::SaveConfig(config) => self.save_config(&config)?,
             Effect::SaveNextConfig(config) => {
@@ -458,6 +457,15 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    /// The disk. An observer that kept nothing begins to when it is made a voter.
+    fn disk(&mut self) -> anyhow::Result<&mut Disk> {
+        let disk = match self.driver.disk.take() {
+            Some(disk) => disk,
+            None => Disk::open(&self.driver.shared, &self.driver.report)?,
+        };
+        Ok(self.driver.disk.insert(disk))
     }
 
     fn elect(&self, command: ElectionCommand) {
@@ -558,21 +566,29 @@ fn quorum_has_client(shared: &Shared) -> bool {
         .is_some_and(|server| server.client.is_some())
 }
 
+/// When the unanswered requests of a connection came, and how large they are.
 #[derive(Debug, Default)]
-struct Waiting(std::collections::VecDeque<Instant>);
+struct Waiting(VecDeque<(Instant, usize)>);
 
 /// The clients of this server, while work is performed.
 struct LocalClients {
     shared: Arc<Shared>,
     touched: Vec<Arc<Connection>>,
-    /// When the requests of each connection came that are not answered yet.
+    /// What is not answered yet, by connection.
     writes: HashMap<ConnectionId, Waiting>,
 }
 
 impl LocalClients {
-    fn arrived(&mut self, connection: ConnectionId, now: Instant) {
-        if let Some(waiting) = self.writes.get_mut(&connection) {
-            waiting.0.push_back(now);
+    fn arrived(&mut self, write: &ClientWrite, now: Instant) {
+        match self.writes.get_mut(&write.connection) {
+            Some(waiting) => waiting.0.push_back((now, write.body.len())),
+            None => self.shared.answered(write.body.len()),
+        }
+    }
+
+    fn closed(&mut self, connection: ConnectionId) {
+        for (_, bytes) in self.writes.remove(&connection).unwrap_or_default().0 {
+            self.shared.answered(bytes);
         }
     }
 
@@ -621,12 +637,13 @@ impl Clients for LocalClients {
         zxid: Zxid,
         result: &Result<Response, ErrorCode>,
     ) {
-        if let Some(came) = self
+        if let Some((came, bytes)) = self
             .writes
             .get_mut(&to)
             .and_then(|waiting| waiting.0.pop_front())
         {
             self.shared.metrics.write_answered(came.elapsed());
+            self.shared.answered(bytes);
         }
         let err = result.as_ref().err().map_or(0, |code| code.0);
         self.with(to, |connection| {

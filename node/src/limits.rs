@@ -92,3 +92,6 @@ pub const SESSIONLESS_MS: u64 = 10_000;
 
 /// How often silent connections are looked for, in ms.
 pub const IDLE_CHECK_MS: u64 = 1_000;
+
+/// How long a quorum connection that this server closes waits for the other side to close, in ms.
+pub const LINK_CLOSE_MS: u64 = 2_000;

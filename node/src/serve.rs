@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -49,24 +49,23 @@ pub async fn serve(zoo_cfg: &Path) -> anyhow::Result<()> {
     if config.quorum.is_some() && config.features.reconfig {
         dynamic::back_up(zoo_cfg)?;
     }
-    let keeps_disk = config
-        .quorum
-        .as_ref()
-        .is_none_or(|quorum| quorum.role != Role::Observer || quorum.observer_sync_enabled);
     let tree_options = TreeOptions {
         digest: config.features.tree_digest,
         extended_types: config.features.extended_types,
         skip_acl: config.access.skip_acl,
     };
-    let mut start = Start {
-        replica: Replica::new(tree_options),
-        peer: nothing_recovered(),
-        files: None,
+    let peer_config = peer_config(&config, &ensemble);
+    let proposed = proposed_config(&config)?;
+    let mut start = if peer_config.keeps_disk(proposed.as_ref()) {
+        Start::read(&config, tree_options)?
+    } else {
+        Start {
+            replica: Replica::new(tree_options),
+            peer: nothing_recovered(),
+            files: None,
+        }
     };
-    if keeps_disk {
-        start = Start::read(&config, tree_options)?;
-    }
-    start.peer.last_seen_config = proposed_config(&config)?;
+    start.peer.last_seen_config = proposed;
     tracing::info!(
         my_id = %ensemble.my_id,
         zxid = %start.peer.last_zxid,
@@ -75,13 +74,14 @@ pub async fn serve(zoo_cfg: &Path) -> anyhow::Result<()> {
         ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(0),
         "data loaded"
     );
-    let member = member(&config, &ensemble, start.peer, start.replica.last_zxid());
+    let member = member(&config, peer_config, start.peer, start.replica.last_zxid());
     let shared = Arc::new(Shared {
         replica: RwLock::new(start.replica),
         generation: AtomicU64::new(0),
         watches: Mutex::new(WatchTable::new()),
         connections: Mutex::new(HashMap::new()),
         serving: AtomicBool::new(false),
+        outstanding_bytes: AtomicUsize::new(0),
         status: Mutex::new(Status {
             standalone: config.quorum.is_none(),
             config: ensemble.config.to_string(),
@@ -171,28 +171,29 @@ impl Start {
     }
 }
 
-fn member(config: &Config, ensemble: &Ensemble, recovered: Recovered, applied: Zxid) -> Member {
-    let sessions = &config.sessions;
-    let timing = match &config.quorum {
-        None => Timing::default(),
-        Some(quorum) => Timing {
-            tick_ms: sessions.tick_time_ms.into(),
-            init_limit: quorum.init_limit,
-            sync_limit: quorum.sync_limit,
-            resend_min_ms: quorum.min_notification_interval_ms.into(),
-            resend_max_ms: quorum.max_notification_interval_ms.into(),
-            ..Timing::default()
-        },
-    };
+fn peer_config(config: &Config, ensemble: &Ensemble) -> PeerConfig {
     let quorum = config.quorum.as_ref();
-    let peer = PeerConfig {
+    let timing = quorum.map_or_else(Timing::default, |quorum| Timing {
+        tick_ms: config.sessions.tick_time_ms.into(),
+        init_limit: quorum.init_limit,
+        sync_limit: quorum.sync_limit,
+        resend_min_ms: quorum.min_notification_interval_ms.into(),
+        resend_max_ms: quorum.max_notification_interval_ms.into(),
+        ..Timing::default()
+    });
+    PeerConfig {
         my_id: ensemble.my_id,
         config: ensemble.config.clone(),
         timing,
         reconfig_enabled: config.features.reconfig && quorum.is_some(),
         observer: quorum.is_some_and(|quorum| quorum.role == Role::Observer),
         observer_keeps_disk: quorum.is_none_or(|quorum| quorum.observer_sync_enabled),
-    };
+    }
+}
+
+fn member(config: &Config, peer: PeerConfig, recovered: Recovered, applied: Zxid) -> Member {
+    let sessions = &config.sessions;
+    let quorum = config.quorum.as_ref();
     let timeout = |ms: u32| i32::try_from(ms).unwrap_or(i32::MAX);
     let settings = MemberSettings {
         prep: PrepSettings {
@@ -206,7 +207,7 @@ fn member(config: &Config, ensemble: &Ensemble, recovered: Recovered, applied: Z
         container_interval_ms: config.containers.check_interval_ms,
         container_never_used_ms: i64::try_from(config.containers.max_never_used_ms)
             .unwrap_or(i64::MAX),
-        reconfig_enabled: config.features.reconfig && quorum.is_some(),
+        reconfig_enabled: peer.reconfig_enabled,
         min_voters: if quorum.is_some_and(|quorum| quorum.standalone_enabled) {
             2
         } else {
@@ -216,7 +217,7 @@ fn member(config: &Config, ensemble: &Ensemble, recovered: Recovered, applied: Z
     let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis());
-    let ids = SessionIds::new(ensemble.my_id, i64::try_from(now_ms).unwrap_or(0));
+    let ids = SessionIds::new(peer.my_id, i64::try_from(now_ms).unwrap_or(0));
     Member::new(settings, Peer::new(peer, recovered, Time(0)), ids, applied)
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use node_core::replica::Replica;
 use node_core::tree::{SnapshotId, TreeOptions};
@@ -13,6 +13,7 @@ use node_core::zxid::Zxid;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::Config;
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::net::outbox::Connection;
 use crate::status::Status;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub connections: Mutex<HashMap<ConnectionId, Arc<Connection>>>,
     /// Whether clients are served.
     pub serving: AtomicBool,
+    /// Bytes of all requests that wait for their commit.
+    pub outstanding_bytes: AtomicUsize,
     /// What the driver last said of itself.
     pub status: Mutex<Status>,
     /// Counters.
@@ -43,6 +46,22 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Whether one more request may wait for its commit; if so its bytes are counted until [`answered`](Self::answered).
+    /// A connection without any waiting request may always send one, so that nobody waits for ever.
+    pub fn admit_write(&self, bytes: usize, is_first: bool) -> bool {
+        let before = self.outstanding_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > limits::OUTSTANDING_BYTES && !is_first {
+            self.answered(bytes);
+            return false;
+        }
+        true
+    }
+
+    /// A request that waited has been answered, or its client is gone.
+    pub fn answered(&self, bytes: usize) {
+        self.outstanding_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Whether clients are served.
     pub fn is_serving(&self) -> bool {
         self.serving.load(Ordering::Acquire)

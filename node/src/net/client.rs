@@ -294,6 +294,10 @@ impl Task {
             if !op.is_some_and(OpCode::is_write) && outbox.in_flight > 0 {
                 return Ok(Some(Pause::Outbox));
             }
+            let goes_to_leader = op.is_some_and(|op| op.is_write() && op.is_client_request());
+            if goes_to_leader && !shared.admit_write(self.body_len(), outbox.in_flight == 0) {
+                return Ok(Some(Pause::Outbox));
+            }
             let Some(frame) = self.frame()? else {
                 return Ok(Some(Pause::Input));
             };
@@ -336,6 +340,16 @@ impl Task {
         Ok(Some(OpCode::from_number(i32::from_be_bytes([
             head[8], head[9], head[10], head[11],
         ]))))
+    }
+
+    /// Bytes of the next whole frame without its header.
+    fn body_len(&self) -> usize {
+        let len = self
+            .input
+            .first_chunk::<4>()
+            .copied()
+            .map_or(0, u32::from_be_bytes);
+        (len as usize).saturating_sub(8)
     }
 
     fn short(&self) -> Result<Option<Option<OpCode>>, ()> {

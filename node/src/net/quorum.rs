@@ -152,11 +152,20 @@ fn start(id: LinkId, stream: TcpStream, shared: Arc<Shared>, report: Report) {
     report.send(Message::LinkUp(id, link.clone()));
     let options = shared.tree_options;
     tokio::spawn(async move {
-        let writer = tokio::spawn(transmit(write, link));
-        if let Err(error) = receive(id, read, options, &report).await {
+        let writer = transmit(write, link);
+        let reader = receive(id, read, options, &report);
+        tokio::pin!(writer, reader);
+        let ended = tokio::select! {
+            ended = &mut reader => ended,
+            () = &mut writer => {
+                // All was sent. Who does not close its side in answer is not waited for.
+                let patience = Duration::from_millis(limits::LINK_CLOSE_MS);
+                tokio::time::timeout(patience, reader).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
             tracing::info!(?id, %error, "a quorum connection ends");
         }
-        writer.abort();
         report.send(Message::Peer(Input::LinkDown(id)));
     });
 }

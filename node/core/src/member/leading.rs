@@ -126,8 +126,13 @@ impl Member {
         let Service::Leader(leading) = &mut self.service else {
             return None;
         };
+        // Only a reconfiguration asks who is in sync.
+        let is_reconfig = request.op == OpCode::Reconfig;
         let learners = self.peer.active_learners().map(|(id, _)| id);
-        let synced: BTreeSet<_> = learners.chain([self.peer.my_id()]).collect();
+        let connected = learners
+            .chain([self.peer.my_id()])
+            .take_while(|_| is_reconfig);
+        let synced: BTreeSet<_> = connected.collect();
         let reconfig = ReconfigView {
             enabled: self.settings.reconfig_enabled,
             current: self.peer.config(),

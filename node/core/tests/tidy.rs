@@ -78,7 +78,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "operator/src/render.rs",
         &["* but cluster desired membership"],
     ),
-    ("operator/src/safety.rs", &["* but cluster observed plan"]),
+    (
+        "operator/src/safety.rs",
+        &["* but cluster membership observed plan"],
+    ),
     (
         "operator/src/plan",
         &[

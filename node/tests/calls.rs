@@ -101,7 +101,11 @@ fn a_mistyped_key_is_named_beside_the_one_that_is_missing() {
 fn two_servers_cannot_have_the_same_port() {
     let zoo_cfg = "dataDir=.\nclientPort=2181\ninitLimit=10\nsyncLimit=5\n\
         server.1=a:2888:3888\nserver.2=a:2889:3888\nserver.3=b:2888:3888\n";
-    wrong(&["serve", "zoo.cfg"], zoo_cfg, expect![[r#"
+    wrong(
+        &["serve", "zoo.cfg"],
+        zoo_cfg,
+        expect![[r#"
         zookeeper-node: zoo.cfg:6: server.2 has the port a:3888, which server.1 has too
-    "#]]);
+    "#]],
+    );
 }

@@ -233,6 +233,7 @@ fn everything_that_is_wrong_is_reported_at_once() {
             DIR/zoo.cfg:2: clientPort is "99999", but it must be a whole number from 0 to 65535
             DIR/zoo.cfg:3: maxClientCnxns is "-1", but it must be a whole number of connections from 0 to 2147483647
             DIR/zoo.cfg:4: standaloneEnabled is "maybe", but it must be true or false
+            DIR/zoo.cfg:5: leaderServes=true is not supported yet and has no effect
             DIR/zoo.cfg:6: autopurge.snapRetainCount is "1", but it must be a whole number of snapshots from 3 to 2147483647
             DIR/zoo.cfg:7: autopurge.purgeInterval is "1w", but it must be a whole number of hours, or one with a unit: ms, s, m, h or d
             DIR/zoo.cfg:8: peerType is "leader", but it must be one of: participant, observer

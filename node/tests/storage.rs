@@ -213,16 +213,20 @@ fn a_snapshot_without_its_later_parts_is_read_too() {
     trailer_of(None, Some(Zxid(0x41)));
 }
 
+/// Writes three records: the file, its bytes, and where each record ends.
+fn three_records(dir: &Path) -> (PathBuf, Vec<u8>, Vec<u64>) {
+    drop(write(dir, PLAIN, 1, 3));
+    let path = dir.join("log.1");
+    let whole = fs::read(&path).unwrap();
+    let records = LogReader::open(dir, Zxid::ZERO).unwrap();
+    let ends = records.map(|record| record.unwrap().end).collect();
+    (path, whole, ends)
+}
+
 #[test]
 fn a_log_cut_at_any_byte_of_its_last_records_recovers_to_the_last_whole_one() {
     let dir = tempfile::tempdir().unwrap();
-    drop(write(dir.path(), PLAIN, 1, 3));
-    let path = dir.path().join("log.1");
-    let whole = fs::read(&path).unwrap();
-    let ends: Vec<u64> = LogReader::open(dir.path(), Zxid::ZERO)
-        .unwrap()
-        .map(|record| record.unwrap().end)
-        .collect();
+    let (path, whole, ends) = three_records(dir.path());
     for zero_tail in [0, 1, 5000] {
         for cut in 0..=whole.len() {
             let mut image = whole[..cut].to_vec();
@@ -255,13 +259,7 @@ fn a_log_cut_at_any_byte_of_its_last_records_recovers_to_the_last_whole_one() {
 #[test]
 fn a_flipped_bit_anywhere_before_the_last_record_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    drop(write(dir.path(), PLAIN, 1, 3));
-    let path = dir.path().join("log.1");
-    let whole = fs::read(&path).unwrap();
-    let ends: Vec<u64> = LogReader::open(dir.path(), Zxid::ZERO)
-        .unwrap()
-        .map(|record| record.unwrap().end)
-        .collect();
+    let (path, whole, ends) = three_records(dir.path());
     for at in (0..4).chain(16..ends[1] as usize) {
         for bit in 0..8 {
             let mut image = whole.clone();

@@ -9,7 +9,7 @@ use operator::local::{self, StartError};
 
 /// Keeps ZooKeeper ensembles as their manifests ask for.
 #[derive(Parser)]
-#[command(name = "zookeeper-operator", version, about, after_help = EXAMPLES)]
+#[command(name = "zookeeper-operator", version, about = ABOUT, after_help = EXAMPLES)]
 struct Call {
     #[command(subcommand)]
     command: Command,
@@ -29,7 +29,7 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
         /// Client port of member N is P+N [default: free ports, which stay the same from run to run].
-        #[arg(long, value_name = "P")]
+        #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..=BASE_PORT_MAX))]
         base_port: Option<u16>,
         /// The server's program [default: zookeeper-node beside this program].
         #[arg(long, value_name = "PATH")]
@@ -93,7 +93,7 @@ fn run_local(options: local::Options) -> ExitCode {
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(local::run(options)),
         Err(error) => {
-            eprintln!("cannot start: {error}");
+            eprintln!("zookeeper-operator: cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -121,14 +121,23 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
+/// So that members of any number that an ensemble comes to have a port.
+const BASE_PORT_MAX: i64 = 65_000;
+
+const ABOUT: &str = "\
+Keeps a ZooKeeper ensemble as its manifest asks for: today as processes on this machine.";
+
 const EXAMPLES: &str = "\
 Examples:
-  zookeeper-operator local ensemble.yaml              run it here; edit the file to change it
-  zookeeper-operator plan --from old.yaml -f new.yaml what would that take?
-  zookeeper-operator crd | kubectl apply -f -         teach a cluster the resource";
+  zookeeper-operator local ensemble.yaml                run it here; edit the file to change it
+  zookeeper-operator plan -f ensemble.yaml              what will it do?
+  zookeeper-operator plan --from old.yaml -f new.yaml   what would a change take?
+  zookeeper-operator crd                                the resource's schema, for Kubernetes
+
+Exit code: 0 when all went well, 1 when something failed, 2 for a wrong call or a wrong manifest.";
 
 const LOCAL_HELP: &str = "\
-The folder holds status.yaml (the object with its status: members, leader, conditions, the plan in words) and one
+DIR holds status.yaml (the object with its status: members, leader, conditions, the plan in words) and one
 member-N folder for each member: its zoo.cfg, its data, and its log in node.log.
 
 A manifest to begin with:
@@ -137,4 +146,6 @@ A manifest to begin with:
   metadata: {name: demo}
   spec:
     voters: {replicas: 3}
-    observers: {replicas: 2}";
+    observers: {replicas: 2}
+
+Connect any ZooKeeper client to the connect string that it prints. Ctrl-C stops all members.";

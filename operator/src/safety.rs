@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::cluster::{Role, ServerId};
+use crate::membership::Membership;
 use crate::observed::{Instance, Observed};
 
 /// Why a member must stay up for now, or why a change of the membership must wait.
@@ -26,13 +27,7 @@ pub enum Unsafe {
 /// Three or more voters must keep a quorum while one is away. An ensemble of one or two voters cannot: it may only
 /// be disturbed while every voter is healthy, and it pauses for as long as the restart takes.
 pub fn may_go_down(observed: &Observed, id: ServerId) -> Result<(), Unsafe> {
-    let Some(committed) = observed
-        .committed
-        .as_ref()
-        .filter(|_| observed.leader().is_some())
-    else {
-        return Err(Unsafe::NoLeader);
-    };
+    let committed = led_membership(observed)?;
     let away: Vec<ServerId> = observed
         .members
         .iter()
@@ -73,13 +68,7 @@ pub fn may_go_down(observed: &Observed, id: ServerId) -> Result<(), Unsafe> {
 /// Whether the voter `id` may leave the membership: those that stay must be a quorum of the smaller ensemble, with a
 /// spare or all of them.
 pub fn may_leave(observed: &Observed, id: ServerId) -> Result<(), Unsafe> {
-    let Some(committed) = observed
-        .committed
-        .as_ref()
-        .filter(|_| observed.leader().is_some())
-    else {
-        return Err(Unsafe::NoLeader);
-    };
+    let committed = led_membership(observed)?;
     let staying: Vec<ServerId> = committed.voters().filter(|other| *other != id).collect();
     let healthy = staying
         .iter()
@@ -98,13 +87,7 @@ pub fn may_leave(observed: &Observed, id: ServerId) -> Result<(), Unsafe> {
 
 /// Whether one more voter may be promoted: every voter must be healthy.
 pub fn may_grow(observed: &Observed) -> Result<(), Unsafe> {
-    let Some(committed) = observed
-        .committed
-        .as_ref()
-        .filter(|_| observed.leader().is_some())
-    else {
-        return Err(Unsafe::NoLeader);
-    };
+    let committed = led_membership(observed)?;
     let away: Vec<ServerId> = committed
         .voters()
         .filter(|id| !observed.healthy(*id))
@@ -114,6 +97,13 @@ pub fn may_grow(observed: &Observed) -> Result<(), Unsafe> {
     } else {
         Err(Unsafe::NotServing(away))
     }
+}
+
+/// The membership, as the leader tells it.
+fn led_membership(observed: &Observed) -> Result<&Membership, Unsafe> {
+    let led = observed.leader().is_some();
+    let committed = observed.committed.as_ref().filter(|_| led);
+    committed.ok_or(Unsafe::NoLeader)
 }
 
 /// Voters that are healthy.

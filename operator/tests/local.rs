@@ -255,7 +255,7 @@ fn a_wrong_call_ends_with_2_and_one_clear_line() {
         ),
         (
             vec!["local", "demo.yaml", "--base-port", "70000"],
-            "70000 is not in 0..=65535",
+            "70000 is not in 1..=65000",
         ),
         (
             vec!["plan", "-f", "missing.yaml"],

@@ -216,3 +216,14 @@ fn not_a_manifest_at_all() {
     "#]],
     );
 }
+
+#[test]
+fn one_ensemble_a_file() {
+    let two = format!("{}---\n{}", spec("{}"), spec("{}"));
+    check(
+        &two,
+        expect![[r#"
+        more than one document (---); write one ensemble a file
+    "#]],
+    );
+}

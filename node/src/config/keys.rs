@@ -123,7 +123,7 @@ const INT: i64 = i32::MAX as i64;
 const LONG: i64 = i64::MAX;
 
 /// Keys that are told by how they begin.
-const FAMILIES: &[(&str, Support)] = &[
+pub const FAMILIES: &[(&str, Support)] = &[
     ("ssl.", NotYet),
     ("quorum.auth.", Refused),
     ("authProvider.", NotYet),
@@ -175,7 +175,7 @@ keys! {
     "tickTime", "3000", "milliseconds", Number(1, INT), Used, "The unit of the other times.";
     "initLimit", "", "ticks", Number(1, INT), Used, "How long a learner may take to connect and to be synchronised. Required in an ensemble.";
     "syncLimit", "", "ticks", Number(1, INT), Used, "How long leader and learner may hear nothing from each other. Required in an ensemble.";
-    "connectToLearnerMasterLimit", "0", "ticks", Number(0, INT), Used, "How long a learner tries to connect; 0 stands for initLimit.";
+    "connectToLearnerMasterLimit", "0", "ticks", Number(0, INT), NotYet, "How long a learner tries to connect; 0 stands for initLimit.";
     "minSessionTimeout", "-1", "milliseconds", Number(-1, INT), Used, "The shortest session timeout a client can get; -1 stands for two ticks.";
     "maxSessionTimeout", "-1", "milliseconds", Number(-1, INT), Used, "The longest session timeout a client can get; -1 stands for twenty ticks.";
     "maxClientCnxns", "60", "connections", Number(0, INT), Used, "The most connections from one address; 0 is no limit.";
@@ -186,7 +186,7 @@ keys! {
     "electionAlg", "3", "", Number(3, 3), Used, "The election algorithm; there is only one.";
     "quorumListenOnAllIPs", "false", "", TrueFalse, Used, "Whether the quorum and election ports are bound to every address instead of this server's own.";
     "electionPortBindRetry", "3", "attempts", Number(0, INT), Used, "How often binding the election port is tried; 0 is for ever.";
-    "leaderServes", "yes", "", YesNo, Used, "Whether the leader serves clients.";
+    "leaderServes", "yes", "", YesNo, NotYet, "Whether the leader serves clients.";
     "cnxTimeout", "5000", "milliseconds", Number(1, INT), Used, "How long connecting to another server's election port may take.";
     "fastleader.minNotificationInterval", "200", "milliseconds", Number(1, INT), Used, "The shortest time between two notifications in an election.";
     "fastleader.maxNotificationInterval", "60000", "milliseconds", Number(1, INT), Used, "The longest time between two notifications in an election.";
@@ -221,12 +221,12 @@ keys! {
     "datadir.autocreate", "true", "", TrueFalse, Used, "Whether missing data directories are created.";
     "db.autocreate", "true", "", TrueFalse, NotYet, "Whether a server without data takes part in elections at once.";
     "serializeLastProcessedZxid.enabled", "true", "", TrueFalse, Used, "Whether a snapshot ends with its last zxid.";
-    "digest.enabled", "true", "", TrueFalse, Used, "Whether the tree's digest is computed, logged and compared.";
-    "closeSessionTxn.enabled", "true", "", TrueFalse, Used, "Whether a closed session's transaction lists the nodes that it deletes.";
+    "digest.enabled", "true", "", TrueFalse, Used, "Whether the tree's digest is kept up and written into snapshots. It is not yet compared with others' nor part of proposals.";
+    "closeSessionTxn.enabled", "true", "", TrueFalse, NotYet, "Whether a closed session's transaction lists the nodes that it deletes.";
     "forceSnapshotSync", "false", "", TrueFalse, NotYet, "Whether learners are always synchronised by a snapshot; for tests.";
-    "globalOutstandingLimit", "1000", "requests", Number(1, INT), Used, "The most requests that may wait in the server.";
+    "globalOutstandingLimit", "1000", "requests", Number(1, INT), NotYet, "The most requests that may wait in the server.";
     "jute.maxbuffer", "1048575", "bytes", Number(1024, INT), Used, "The largest request and the largest znode.";
-    "jute.maxbuffer.extrasize", "", "bytes", Number(0, INT), Used, "How much a stored record may be larger than jute.maxbuffer; as much when absent.";
+    "jute.maxbuffer.extrasize", "", "bytes", Number(0, INT), NotYet, "How much a stored record may be larger than jute.maxbuffer; as much when absent.";
     "enforceQuota", "false", "", TrueFalse, NotYet, "Whether hard quotas refuse writes.";
     "skipACL", "no", "", YesNo, Used, "Whether ACLs are not checked.";
     "enableEagerACLCheck", "false", "", TrueFalse, NotYet, "Whether a follower checks ACLs before it forwards a write.";
@@ -236,10 +236,10 @@ keys! {
     "localSessionsUpgradingEnabled", "false", "", TrueFalse, NotYet, "Whether a local session becomes a global one when it needs to.";
     "readonlymode.enabled", "false", "", TrueFalse, NotYet, "Whether reads are served without a quorum.";
     "znode.container.checkIntervalMs", "60000", "milliseconds", Number(1, INT), Used, "How often the leader looks for empty containers and expired TTL nodes.";
-    "znode.container.maxPerMinute", "10000", "nodes", Number(1, INT), Used, "The most containers and TTL nodes removed in a minute.";
+    "znode.container.maxPerMinute", "10000", "nodes", Number(1, INT), NotYet, "The most containers and TTL nodes removed in a minute.";
     "znode.container.maxNeverUsedIntervalMs", "300000", "milliseconds", Number(0, LONG), Used, "After which time a container that never had a child is removed; 0 is never.";
     "4lw.commands.whitelist", "srvr", "", Text, Used, "The four-letter words that are answered, separated by commas; * for all.";
-    "DigestAuthenticationProvider.enabled", "true", "", TrueFalse, Used, "Whether clients can authenticate with name and password.";
+    "DigestAuthenticationProvider.enabled", "true", "", TrueFalse, Refused, "Whether clients can authenticate with name and password.";
     "DigestAuthenticationProvider.superDigest", "", "", Text, Used, "Name and digest (super:base64) of the user that may do everything.";
     "DigestAuthenticationProvider.digestAlg", "SHA1", "", OneOf(&["SHA1"]), Used, "The digest of passwords.";
     "sessionRequireClientSASLAuth", "false", "", TrueFalse, Refused, "Whether clients must authenticate with SASL.";
@@ -250,12 +250,12 @@ keys! {
     "metricsProvider.httpHost", "0.0.0.0", "", Text, Used, "The address that the metrics are served at.";
     "metricsProvider.httpPort", "7000", "", Number(0, 65535), Used, "The port that the metrics are served at.";
     "metricsProvider.exportJvmInfo", "true", "", TrueFalse, JVM, "Whether the JVM's numbers are exported.";
-    "admin.enableServer", "true", "", TrueFalse, Used, "Whether the AdminServer answers commands over HTTP.";
-    "admin.serverAddress", "0.0.0.0", "", Text, Used, "The address of the AdminServer.";
-    "admin.serverPort", "8080", "", Number(0, 65535), Used, "The port of the AdminServer.";
-    "admin.commandURL", "/commands", "", Text, Used, "The path of the AdminServer's commands.";
-    "tcpKeepAlive", "false", "", TrueFalse, Used, "Whether election connections are kept alive by the network.";
-    "clientTcpKeepAlive", "false", "", TrueFalse, Used, "Whether client connections are kept alive by the network.";
+    "admin.enableServer", "true", "", TrueFalse, Used, "Whether the AdminServer answers commands over HTTP. There is none yet, so it is always as if false.";
+    "admin.serverAddress", "0.0.0.0", "", Text, NotYet, "The address of the AdminServer.";
+    "admin.serverPort", "8080", "", Number(0, 65535), NotYet, "The port of the AdminServer.";
+    "admin.commandURL", "/commands", "", Text, NotYet, "The path of the AdminServer's commands.";
+    "tcpKeepAlive", "false", "", TrueFalse, NotYet, "Whether election connections are kept alive by the network.";
+    "clientTcpKeepAlive", "false", "", TrueFalse, NotYet, "Whether client connections are kept alive by the network.";
     "leader.nodelay", "true", "", TrueFalse, Meaningless("small packets are never held back"), "Whether the leader sends small packets at once.";
     "follower.nodelay", "true", "", TrueFalse, Meaningless("small packets are never held back"), "Whether a learner sends small packets at once.";
     "leader.maxConcurrentSnapSyncs", "10", "learners", Number(1, INT), NotYet, "How many learners get a snapshot at a time.";

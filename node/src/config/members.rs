@@ -66,9 +66,18 @@ impl List {
     fn add_server(&mut self, id: i64, value: &str) -> Result<(), String> {
         let server = ServerSpec::parse(ServerId(id), value)
             .map_err(|why| format!("server.{id} is {value:?}, but {why}; it must be {FORM}"))?;
-        match self.servers.insert(id, server) {
-            None => Ok(()),
-            Some(_) => Err(format!("server.{id} is there twice")),
+        let shared = self.servers.values().find_map(|other| {
+            let port = server
+                .ports()
+                .find(|port| other.ports().any(|p| p == *port))?;
+            Some((other.id, port.0.to_owned(), port.1))
+        });
+        match (self.servers.insert(id, server), shared) {
+            (Some(_), _) => Err(format!("server.{id} is there twice")),
+            (None, Some((other, host, port))) => Err(format!(
+                "server.{id} has the port {host}:{port}, which server.{other} has too"
+            )),
+            (None, None) => Ok(()),
         }
     }
 

@@ -68,6 +68,14 @@ pub(crate) const FORM: &str =
     "HOST:QUORUM_PORT:ELECTION_PORT[:participant|:observer][;[CLIENT_HOST:]CLIENT_PORT]";
 
 impl ServerSpec {
+    /// Every host and port at which the other servers reach it.
+    pub(super) fn ports(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.addresses.iter().flat_map(|address| {
+            let host = address.host.as_str();
+            [(host, address.quorum_port), (host, address.election_port)]
+        })
+    }
+
     /// Reads what follows `server.N=`. The error says what is wrong.
     pub fn parse(id: ServerId, text: &str) -> Result<Self, String> {
         let parts: Vec<&str> = text.split(';').map(str::trim).collect();

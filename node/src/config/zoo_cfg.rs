@@ -68,12 +68,14 @@ pub(super) fn read(path: &Path) -> Result<Config, ConfigError> {
         warnings: std::mem::take(warnings),
         ..config
     };
-    values.problems.sort_by_key(|problem| problem.order(path));
     if values.problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(ConfigError::Problems(values.problems))
+        return Ok(config);
     }
+    // What is only doubtful may be the cause of what is wrong: a mistyped key of one that is missing.
+    let doubtful = config.warnings.into_iter().filter(|w| w.serious);
+    values.problems.extend(doubtful.map(|w| w.problem));
+    values.problems.sort_by_key(|problem| problem.order(path));
+    Err(ConfigError::Problems(values.problems))
 }
 
 fn millis(n: Option<i64>) -> u64 {

@@ -283,6 +283,23 @@ impl LocalBackend {
         write_atomically(&home.zoo_cfg(), &text)
     }
 
+    /// Makes members part of the membership, or changes the role that they have in it.
+    async fn join(
+        &self,
+        observed: &Observed,
+        ids: &[ServerId],
+        role: Role,
+        from_version: u64,
+    ) -> Result<(), BackendError> {
+        let joining = ids.iter().map(|id| self.spec(*id, role));
+        let change = Change {
+            joining: joining.collect::<Result<_, _>>()?,
+            leaving: Vec::new(),
+            from_version,
+        };
+        self.reconfigure(observed, change).await
+    }
+
     async fn reconfigure(&self, observed: &Observed, change: Change) -> Result<(), BackendError> {
         // Any member that serves takes it; the leader is asked first, unless it is told not to serve clients.
         let leader = observed.leader();
@@ -402,32 +419,9 @@ impl Backend for LocalBackend {
                 .iter()
                 .try_for_each(|id| self.start(desired, observed, *id)),
             Step::Create { id, role } => self.create(*id, *role, false),
-            Step::Join { ids, version } => {
-                let joining = ids
-                    .iter()
-                    .map(|id| self.spec(*id, Role::Observer))
-                    .collect::<Result<_, _>>()?;
-                self.reconfigure(
-                    observed,
-                    Change {
-                        joining,
-                        leaving: Vec::new(),
-                        from_version: *version,
-                    },
-                )
-                .await
-            }
+            Step::Join { ids, version } => self.join(observed, ids, Role::Observer, *version).await,
             Step::Promote { id, version } => {
-                let joining = vec![self.spec(*id, Role::Voter)?];
-                self.reconfigure(
-                    observed,
-                    Change {
-                        joining,
-                        leaving: Vec::new(),
-                        from_version: *version,
-                    },
-                )
-                .await
+                self.join(observed, &[*id], Role::Voter, *version).await
             }
             Step::Remove { ids, version } => {
                 let change = Change {

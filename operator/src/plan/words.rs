@@ -18,6 +18,12 @@ pub(crate) fn members(ids: &[ServerId]) -> String {
     }
 }
 
+/// `member 3 as voter`, `members 3 and 4 as voters`.
+fn as_role(ids: &[ServerId], role: &str) -> String {
+    let plural = if ids.len() == 1 { "" } else { "s" };
+    format!("{} as {role}{plural}", members(ids))
+}
+
 /// `member 3 is`, `members 3 and 4 are`.
 pub fn are(ids: &[ServerId]) -> String {
     format!(
@@ -81,16 +87,12 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bootstrap { voters, observers } if observers.is_empty() => {
-                write!(f, "set up a new ensemble: {} as voters", members(voters))
-            }
             Self::Bootstrap { voters, observers } => {
-                write!(
-                    f,
-                    "set up a new ensemble: {} as voters, {} as observers",
-                    members(voters),
-                    members(observers)
-                )
+                write!(f, "set up a new ensemble: {}", as_role(voters, "voter"))?;
+                if observers.is_empty() {
+                    return Ok(());
+                }
+                write!(f, ", {}", as_role(observers, "observer"))
             }
             Self::Start { ids } => write!(f, "start {}", members(ids)),
             Self::Create {

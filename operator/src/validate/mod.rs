@@ -27,15 +27,16 @@ pub struct Problem {
 
 /// Reads a manifest: one `ZooKeeperEnsemble` as YAML (or JSON).
 pub fn parse(text: &str) -> Result<ZooKeeperEnsemble, Vec<Problem>> {
-    let value: Value = match serde_yaml::from_str(text) {
-        Ok(value) => value,
-        Err(error) => {
-            return Err(vec![Problem::new(
-                "",
-                format!("not readable as YAML: {error}"),
-            )]);
-        }
-    };
+    let value: Value = serde_yaml::from_str(text).map_err(|error| {
+        let message = match error.to_string() {
+            // The library has no other way to tell this error from the rest.
+            many if many.contains("more than one document") => {
+                "more than one document (---); write one ensemble a file".to_owned()
+            }
+            other => format!("not readable as YAML: {other}"),
+        };
+        vec![Problem::new("", message)]
+    })?;
     let mut problems = Vec::new();
     check_envelope(&value, &mut problems);
     if let Some(spec) = value.get("spec") {

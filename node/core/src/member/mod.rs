@@ -132,7 +132,7 @@ enum Service {
     /// Through a leader.
     Learner {
         /// Clients that brought their session here, until the leader has confirmed it.
-        moving: BTreeMap<SessionId, (ConnectionId, ConnectRequest)>,
+        moving: BTreeMap<SessionId, ConnectionId>,
         /// Syncs on their way, oldest first.
         syncs: VecDeque<(SessionId, i32)>,
         /// Sessions that were active since the leader last asked.
@@ -275,10 +275,10 @@ impl Member {
                 });
             }
             Effect::LearnerRequest { link, request } => {
-                self.learner_request(clock, link, request, replica, inputs);
+                self.learner_request(clock, link, request, replica, inputs, out);
             }
             Effect::LearnerRevalidate { link, session } => {
-                self.learner_revalidate(clock.now, link, session, inputs)
+                self.learner_revalidate(clock.now, link, session, inputs, out)
             }
             Effect::LearnerTouched { link: _, sessions } => self.touched(clock.now, &sessions),
             Effect::SaveConfig(config) => {
@@ -323,7 +323,7 @@ impl Member {
             .flatten();
         let connected = waiting.as_ref().and_then(|pending| self.establish(pending));
         if let Service::Leader(leading) = &mut self.service {
-            leading.committed(&entry.header, inputs);
+            leading.committed(&entry.header);
         }
         let session = entry.header.session;
         out.work(Work::Apply {
@@ -333,6 +333,7 @@ impl Member {
             closing,
         });
         self.release_syncs(session, out);
+        self.answer_waiting(inputs, out);
     }
 
     /// The answer to a client whose new session has been created.
@@ -433,7 +434,7 @@ impl Member {
             out.work(Work::Close(old));
         }
         if request.password.as_deref() != Some(&password(session)) {
-            out.work(refuse(connection, &request));
+            out.work(refuse(connection, request.read_only.is_some()));
             return;
         }
         self.clients.insert(
@@ -449,15 +450,11 @@ impl Member {
             timeout_ms,
         };
         match &mut self.service {
-            Service::Leader(leading) => {
-                let valid =
-                    leading
-                        .sessions
-                        .revalidate(clock.now, session, timeout_ms, Owner::Local);
-                self.answer_connect(connection, &request, valid, out);
+            Service::Leader(_) => {
+                self.moved_here(clock.now, connection, wanted, out);
             }
             Service::Learner { moving, .. } => {
-                if let Some((old, _)) = moving.insert(session, (connection, request)) {
+                if let Some(old) = moving.insert(session, connection) {
                     self.clients.remove(&old);
                     out.work(Work::Close(old));
                 }
@@ -476,30 +473,27 @@ impl Member {
         let Service::Learner { moving, .. } = &mut self.service else {
             return;
         };
-        if let Some((connection, request)) = moving.remove(&session) {
-            self.answer_connect(connection, &request, valid, out);
+        if let Some(connection) = moving.remove(&session) {
+            self.answer_connect(connection, valid, out);
         }
     }
 
-    fn answer_connect(
-        &mut self,
-        connection: ConnectionId,
-        request: &ConnectRequest,
-        valid: bool,
-        out: &mut Output,
-    ) {
+    fn answer_connect(&mut self, connection: ConnectionId, valid: bool, out: &mut Output) {
         let Some(client) = self.clients.get(&connection).copied() else {
             return;
         };
         if valid {
-            self.by_session.insert(client.session, connection);
+            if let Some(old) = self.by_session.insert(client.session, connection) {
+                self.closed(old);
+                out.work(Work::Close(old));
+            }
             out.work(Work::Connected {
                 connection,
                 response: accepted(client),
             });
         } else {
             self.clients.remove(&connection);
-            out.work(refuse(connection, request));
+            out.work(refuse(connection, client.has_read_only));
         }
     }
 
@@ -629,9 +623,7 @@ impl Member {
             self.by_session.remove(&client.session);
         }
         if let Service::Learner { moving, .. } = &mut self.service
-            && moving
-                .get(&client.session)
-                .is_some_and(|(other, _)| *other == connection)
+            && moving.get(&client.session) == Some(&connection)
         {
             moving.remove(&client.session);
         }
@@ -678,9 +670,9 @@ fn accepted(client: Client) -> ConnectResponse {
     }
 }
 
-fn refuse(connection: ConnectionId, request: &ConnectRequest) -> Work {
+fn refuse(connection: ConnectionId, has_read_only: bool) -> Work {
     Work::Connected {
         connection,
-        response: ConnectResponse::expired(request.read_only.map(|_| false)),
+        response: ConnectResponse::expired(has_read_only.then_some(false)),
     }
 }

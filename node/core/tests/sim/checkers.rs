@@ -1,6 +1,6 @@
 //! What must hold in every run. The names are those of the TLA+ specification of the protocol.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use node_core::proto::client::{OpCode, Request};
 use node_core::proto::code::ErrorCode;
@@ -27,6 +27,8 @@ fn print(replica: &Replica) -> Print {
 pub(crate) struct Committed {
     pub(crate) header: TxnHeader,
     pub(crate) answer: Option<Answer>,
+    /// What it was asked for, where this is certain.
+    pub(crate) request: Option<Request>,
     print: Print,
 }
 
@@ -41,7 +43,9 @@ pub(crate) struct Checkers {
     replica: Replica,
     pub(crate) model: Model,
     /// What clients asked for.
-    pub(crate) requests: HashMap<(SessionId, i32), Request>,
+    pub(crate) requests: HashMap<(SessionId, i32), Vec<Request>>,
+    /// Sessions whose clients count from 1 again on every connection.
+    pub(crate) recounting: BTreeSet<SessionId>,
     /// The last request of each session that was carried out.
     last_cxid: BTreeMap<SessionId, i32>,
 }
@@ -56,6 +60,7 @@ impl Checkers {
             replica: Tree::new().replica,
             model: Model::default(),
             requests: HashMap::new(),
+            recounting: BTreeSet::new(),
             last_cxid: BTreeMap::new(),
         }
     }
@@ -148,7 +153,8 @@ impl Checkers {
         }
         let entry = TxnEntry::decode(proposal.data.clone()).expect("a transaction");
         assert_eq!(entry.header.zxid, proposal.zxid);
-        let answer = self.expected(&entry);
+        let request = self.request_of(&entry);
+        let answer = self.expected(&entry, request.as_ref());
         let applied = self.replica.apply(&entry.header, &entry.txn);
         if let Some(answer) = &answer {
             assert_eq!(
@@ -163,12 +169,13 @@ impl Checkers {
         self.committed.push(Committed {
             header: entry.header,
             answer,
+            request,
             print: print(&self.replica),
         });
     }
 
     /// What the client that asked for it must hear; `None` if nobody did, or this is not modelled.
-    fn expected(&mut self, entry: &TxnEntry) -> Option<Answer> {
+    fn expected(&mut self, entry: &TxnEntry, request: Option<&Request>) -> Option<Answer> {
         let TxnHeader {
             session, cxid, op, ..
         } = entry.header;
@@ -194,17 +201,26 @@ impl Checkers {
         if op != OpCode::CloseSession as i32 {
             self.model.sessions.insert(session);
         }
-        let request = if cxid == 0 {
-            Request::CloseSession
-        } else {
+        if cxid != 0 && !self.recounting.contains(&session) {
             let last = self.last_cxid.insert(session, cxid).unwrap_or(0);
             assert!(last < cxid, "{entry:?} after the session's request {last}");
-            self.requests.get(&(session, cxid))?.clone()
-        };
-        if matches!(request, Request::Reconfig { .. }) {
-            return None;
         }
-        Some(self.model.execute(&entry.header, &request))
+        let request = request.filter(|r| !matches!(r, Request::Reconfig { .. }))?;
+        Some(self.model.execute(&entry.header, request))
+    }
+
+    /// The request that a transaction comes from. A client that counts from 1 again may have made several with the same
+    /// number; those that succeed differ in what they write.
+    fn request_of(&self, entry: &TxnEntry) -> Option<Request> {
+        let TxnHeader { session, cxid, .. } = entry.header;
+        if cxid == 0 {
+            return Some(Request::CloseSession);
+        }
+        let requests = self.requests.get(&(session, cxid))?;
+        if let [only] = &requests[..] {
+            return Some(only.clone());
+        }
+        requests.iter().find(|r| came_from(&entry.txn, r)).cloned()
     }
 
     /// The committed transaction with this zxid.
@@ -237,5 +253,20 @@ impl Checkers {
                 "{id}: a node of {owner:?}"
             );
         }
+    }
+}
+
+fn came_from(txn: &Txn, request: &Request) -> bool {
+    match (txn, request) {
+        (Txn::Create(made), Request::Create(asked)) => made.data == asked.data,
+        (Txn::SetData { data, .. }, Request::SetData { data: asked, .. }) => data == asked,
+        (Txn::Delete { path }, Request::Delete { path: asked, .. }) => path == asked,
+        (Txn::Multi(txns), Request::Multi(ops)) => {
+            let mut both = txns.iter().zip(ops);
+            txns.len() == ops.len() && both.all(|(txn, op)| came_from(txn, op))
+        }
+        (Txn::Check { path, .. }, Request::Check { path: asked, .. }) => path == asked,
+        (Txn::CloseSession { .. }, Request::CloseSession) => true,
+        _ => false,
     }
 }

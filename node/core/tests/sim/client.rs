@@ -59,6 +59,8 @@ pub(crate) struct Client {
     timeout_ms: i32,
     last_zxid: Zxid,
     xid: i32,
+    /// Counts its requests from 1 again on every connection, as kazoo does.
+    recounts: bool,
     connection: Option<ConnectionId>,
     is_open: bool,
     since: u64,
@@ -134,15 +136,23 @@ fn some_path(rng: &mut Rng) -> String {
     format!("{root}/{}", rng.range(0, 4))
 }
 
-fn some_version(rng: &mut Rng) -> i32 {
-    if rng.one_in(3) {
-        rng.range(0, 4) as i32
-    } else {
-        -1
-    }
-}
-
 impl Client {
+    pub(crate) fn new(recounts: bool) -> Self {
+        Self {
+            recounts,
+            ..Self::default()
+        }
+    }
+
+    /// (Of a client that counts again, requests with one number must be told apart.)
+    fn some_version(&self, rng: &mut Rng) -> i32 {
+        if rng.one_in(3) && !self.recounts {
+            rng.range(0, 4) as i32
+        } else {
+            -1
+        }
+    }
+
     fn write(&self, rng: &mut Rng) -> Request {
         let data = Bytes::copy_from_slice(&rng.next().to_be_bytes());
         let root = rng.pick(&ROOTS).unwrap();
@@ -156,13 +166,13 @@ impl Client {
                 let path = path.filter(|_| !rng.one_in(3));
                 Request::Delete {
                     path: path.unwrap_or_else(|| some_path(rng)),
-                    version: some_version(rng),
+                    version: self.some_version(rng),
                 }
             }
             6 | 7 => Request::SetData {
                 path: some_path(rng),
                 data: Some(data),
-                version: some_version(rng),
+                version: self.some_version(rng),
             },
             _ => Request::Multi(self.some_ops(rng)),
         }
@@ -173,7 +183,7 @@ impl Client {
         let op = |_| match rng.range(0, 3) {
             0 => Request::Check {
                 path: some_path(rng),
-                version: some_version(rng),
+                version: self.some_version(rng),
             },
             _ => match self.write(rng) {
                 Request::Multi(mut ops) => ops.remove(0),
@@ -433,9 +443,8 @@ impl World {
             acknowledged,
         });
         if request.op().is_write() {
-            self.checkers
-                .requests
-                .insert((session, xid), request.clone());
+            let same_number = self.checkers.requests.entry((session, xid)).or_default();
+            same_number.push(request.clone());
         }
         self.send_to_server(id, ToServer::Request(xid, request));
     }
@@ -492,6 +501,10 @@ impl World {
         client.session = Some(response.session);
         client.timeout_ms = response.timeout_ms;
         client.is_open = true;
+        if client.recounts {
+            client.xid = 0;
+            self.checkers.recounting.insert(response.session);
+        }
         if !client.watches.is_empty() {
             let request = client.set_watches();
             self.request(index, request);
@@ -533,6 +546,9 @@ impl World {
         let committed = self.checkers.at(zxid).expect("what is answered is done");
         let header = committed.header;
         assert_eq!((header.session, header.cxid), (session, sent.xid));
+        if let Some(request) = &committed.request {
+            assert_eq!(*request, sent.request, "the answer to another request");
+        }
         if let Some(expected) = &committed.answer {
             assert_eq!(answer, expected, "{:?} at {zxid}", sent.request);
         }

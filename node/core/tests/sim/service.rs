@@ -171,7 +171,7 @@ impl World {
         let delay = self.rng.range(1, 4);
         let connection = self.connections.get_mut(&id).unwrap();
         connection.to_client_at = connection.to_client_at.max(now + delay);
-        let at = connection.to_client_at;
+        let (at, client) = (connection.to_client_at, connection.client);
         if matches!(message, ToClient::Closed) {
             // The server's task notices a little later.
             let message = ToServer::Closed;
@@ -179,7 +179,12 @@ impl World {
         } else {
             self.schedule(now, Event::Serve { id });
         }
-        self.schedule(at, Event::ToClient { id, message });
+        let event = Event::ToClient {
+            client,
+            id,
+            message,
+        };
+        self.schedule(at, event);
     }
 
     pub(crate) fn to_server(&mut self, id: ConnectionId, message: ToServer) {

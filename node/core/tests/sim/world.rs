@@ -73,6 +73,7 @@ pub(crate) enum Event {
         message: ToServer,
     },
     ToClient {
+        client: usize,
         id: ConnectionId,
         message: ToClient,
     },
@@ -170,7 +171,7 @@ impl World {
             world.nodes.insert(id, Node::new(id.0 * 137 % 500));
         }
         for client in 0..world.setup.clients {
-            world.clients.push(Client::default());
+            world.clients.push(Client::new(client % 2 == 1));
             world.schedule(100, Event::Wake { client });
         }
         world
@@ -340,12 +341,11 @@ impl World {
                 }
             }
             Event::ToServer { id, message } => self.to_server(id, message),
-            Event::ToClient { id, message } => {
-                let client = self.connections.get(&id).map(|c| c.client);
-                if let Some(client) = client {
-                    self.to_client(client, id, message);
-                }
-            }
+            Event::ToClient {
+                client,
+                id,
+                message,
+            } => self.to_client(client, id, message),
             Event::Serve { id } => self.serve(id),
             Event::Wake { client } => self.wake(client),
         }

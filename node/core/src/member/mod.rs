@@ -401,32 +401,12 @@ impl Member {
         let timeout_ms = request.timeout_ms.clamp(min, max);
         let has_read_only = request.read_only.is_some();
         if request.session == SessionId(0) {
-            let session = self.ids.allocate();
-            self.clients.insert(
-                connection,
-                Client {
-                    session,
-                    timeout_ms,
-                    has_read_only,
-                },
-            );
-            let mut body = BytesMut::new();
-            body.put_i32(timeout_ms);
-            let (op, body, ids) = (OpCode::CreateSession, body.freeze(), vec![]);
-            self.submit(
-                clock,
-                ClientWrite {
-                    connection,
-                    session,
-                    xid: 0,
-                    op,
-                    body,
-                    ids,
-                },
-                replica,
-                out,
-            );
-            return;
+            let client = Client {
+                session: self.ids.allocate(),
+                timeout_ms,
+                has_read_only,
+            };
+            return self.begin_session(clock, connection, client, replica, out);
         }
         let session = request.session;
         if let Some(old) = self.by_session.remove(&session) {
@@ -467,6 +447,28 @@ impl Member {
             }
             Service::Stopped | Service::Settling => {}
         }
+    }
+
+    fn begin_session(
+        &mut self,
+        clock: Clock,
+        connection: ConnectionId,
+        client: Client,
+        replica: &Replica,
+        out: &mut Output,
+    ) {
+        self.clients.insert(connection, client);
+        let mut body = BytesMut::new();
+        body.put_i32(client.timeout_ms);
+        let write = ClientWrite {
+            connection,
+            session: client.session,
+            xid: 0,
+            op: OpCode::CreateSession,
+            body: body.freeze(),
+            ids: vec![],
+        };
+        self.submit(clock, write, replica, out);
     }
 
     fn revalidated(&mut self, session: SessionId, valid: bool, out: &mut Output) {

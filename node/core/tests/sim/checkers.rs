@@ -1,6 +1,6 @@
 //! What must hold in every run. The names are those of the TLA+ specification of the protocol.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use node_core::proto::client::{OpCode, Request};
 use node_core::proto::code::ErrorCode;
@@ -43,7 +43,7 @@ pub(crate) struct Checkers {
     replica: Replica,
     pub(crate) model: Model,
     /// What clients asked for.
-    pub(crate) requests: HashMap<(SessionId, i32), Vec<Request>>,
+    pub(crate) requests: BTreeMap<(SessionId, i32), Vec<Request>>,
     /// Sessions whose clients count from 1 again on every connection.
     pub(crate) recounting: BTreeSet<SessionId>,
     /// The last request of each session that was carried out.
@@ -59,7 +59,7 @@ impl Checkers {
             leaders: BTreeMap::new(),
             replica: Tree::new().replica,
             model: Model::default(),
-            requests: HashMap::new(),
+            requests: BTreeMap::new(),
             recounting: BTreeSet::new(),
             last_cxid: BTreeMap::new(),
         }

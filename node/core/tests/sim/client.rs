@@ -464,7 +464,7 @@ impl World {
         self.schedule(at, Event::ToServer { id, message });
     }
 
-    pub(crate) fn to_client(&mut self, index: usize, id: ConnectionId, message: ToClient) {
+    pub(crate) fn client_hears(&mut self, index: usize, id: ConnectionId, message: ToClient) {
         let now = self.now;
         self.note(|| format!("{now:>6} client {index} < {id:?} {message:?}"));
         if self.clients[index].connection != Some(id) {

@@ -187,7 +187,7 @@ impl World {
         self.schedule(at, event);
     }
 
-    pub(crate) fn to_server(&mut self, id: ConnectionId, message: ToServer) {
+    pub(crate) fn server_hears(&mut self, id: ConnectionId, message: ToServer) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };

@@ -293,21 +293,8 @@ impl World {
                 link,
                 image,
             } => {
-                let zxid = image.zxid;
                 if self.lives(node, life) {
-                    self.step(
-                        node,
-                        Input::Packet {
-                            link,
-                            packet: Packet::Snap(zxid),
-                        },
-                    );
-                    self.nodes
-                        .get_mut(&node)
-                        .unwrap()
-                        .received
-                        .insert(link, image);
-                    self.step(node, Input::SnapshotReceived { link, zxid });
+                    self.snapshot_arrives(node, link, image);
                 }
             }
             Event::Tick { node, life } => {
@@ -340,15 +327,24 @@ impl World {
                     self.chunk(node, life);
                 }
             }
-            Event::ToServer { id, message } => self.to_server(id, message),
+            Event::ToServer { id, message } => self.server_hears(id, message),
             Event::ToClient {
                 client,
                 id,
                 message,
-            } => self.to_client(client, id, message),
+            } => self.client_hears(client, id, message),
             Event::Serve { id } => self.serve(id),
             Event::Wake { client } => self.wake(client),
         }
+    }
+
+    fn snapshot_arrives(&mut self, id: ServerId, link: LinkId, image: Image) {
+        let zxid = image.zxid;
+        let packet = Packet::Snap(zxid);
+        self.step(id, Input::Packet { link, packet });
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.received.insert(link, image);
+        self.step(id, Input::SnapshotReceived { link, zxid });
     }
 
     pub(crate) fn lives(&self, id: ServerId, life: u64) -> bool {

@@ -408,10 +408,13 @@ impl Running {
             }
             Effect::Truncate(zxid) => match &mut self.driver.disk {
                 Some(disk) => disk.truncate(zxid),
-                None => self
-                    .driver
-                    .report
-                    .send(Message::Peer(Input::Truncated(zxid))),
+                None => {
+                    // There is nothing to go back to: the leader sends everything.
+                    let shared = &self.driver.shared;
+                    shared.replace_replica(Replica::new(shared.tree_options));
+                    let input = Input::Truncated(Zxid::ZERO);
+                    self.driver.report.send(Message::Peer(input));
+                }
             },
             Effect::SaveSnapshot(zxid) => match &mut self.driver.disk {
                 Some(disk) => disk.save_snapshot(zxid),

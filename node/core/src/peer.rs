@@ -296,8 +296,10 @@ impl Peer {
         }
         let is_voter = self.local.is_voter(from);
         let state = self.state();
+        // Who has a leader is told nothing: it would answer, and so on for ever.
+        let asks = n.state == PeerState::Looking;
         let Role::Looking(election) = &mut self.role else {
-            if !is_voter || n.state == PeerState::Looking {
+            if asks {
                 let notification =
                     self.local
                         .notification(state, self.local.round, self.local.vote);
@@ -309,7 +311,9 @@ impl Peer {
             return;
         };
         if !is_voter {
-            election.tell(&self.local, from, effects);
+            if asks {
+                election.tell(&self.local, from, effects);
+            }
             return;
         }
         if self.local.reconfig_enabled

@@ -134,6 +134,13 @@ impl SessionTracker {
         true
     }
 
+    /// Whether the session is known, and not closing.
+    #[must_use]
+    pub fn is_alive(&self, session: SessionId) -> bool {
+        let tracked = self.sessions.get(&session);
+        tracked.is_some_and(|tracked| !tracked.closing)
+    }
+
     /// May `owner` write for the session? The first one that asks becomes its owner.
     pub fn check(&mut self, session: SessionId, owner: Owner) -> SessionCheck {
         match self.sessions.get_mut(&session) {

@@ -220,7 +220,7 @@ impl Election {
             let mut votes = self.received.clone();
             votes.insert(local.my_id, self.own_heard());
             let agrees = |id: ServerId| votes.get(&id).is_some_and(|v| agree_in_round(v, &heard));
-            if local.is_quorum(agrees) && self.leader_confirms(local, &votes, &heard) {
+            if self.suffices(local, &heard, agrees) && self.leader_confirms(local, &votes, &heard) {
                 return Some(Elected {
                     vote: heard.vote,
                     round: heard.round,
@@ -233,7 +233,9 @@ impl Election {
                 .get(&id)
                 .is_some_and(|v| agree_settled(v, &heard))
         };
-        if local.is_quorum(agrees) && self.leader_confirms(local, &self.settled, &heard) {
+        if self.suffices(local, &heard, agrees)
+            && self.leader_confirms(local, &self.settled, &heard)
+        {
             self.round = heard.round;
             local.round = heard.round;
             return Some(Elected {
@@ -242,6 +244,16 @@ impl Election {
             });
         }
         None
+    }
+
+    /// Whether the servers that agree are enough to join their leader. A quorum of the committed configuration is: a
+    /// leader has its quorums by itself, and one that a lost proposal of this server's would ask for may never come.
+    fn suffices(&self, local: &Local, heard: &Heard, agrees: impl Fn(ServerId) -> bool) -> bool {
+        if heard.vote.leader == local.my_id {
+            local.is_quorum(agrees)
+        } else {
+            local.config.is_quorum(agrees)
+        }
     }
 
     fn leader_confirms(

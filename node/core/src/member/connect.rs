@@ -9,7 +9,7 @@ use crate::effect::{Forward, Input};
 use crate::proto::client::{ConnectRequest, ConnectResponse, OpCode};
 use crate::proto::data::SessionTimeout;
 use crate::replica::Replica;
-use crate::session::{Owner, password};
+use crate::session::password;
 use crate::watch::ConnectionId;
 use crate::zxid::SessionId;
 
@@ -34,32 +34,12 @@ impl Member {
         let timeout_ms = request.timeout_ms.clamp(min, max);
         let has_read_only = request.read_only.is_some();
         if request.session == SessionId(0) {
-            let session = self.ids.allocate();
-            self.clients.insert(
-                connection,
-                Client {
-                    session,
-                    timeout_ms,
-                    has_read_only,
-                },
-            );
-            let mut body = BytesMut::new();
-            body.put_i32(timeout_ms);
-            let (op, body, ids) = (OpCode::CreateSession, body.freeze(), vec![]);
-            self.submit(
-                clock,
-                ClientWrite {
-                    connection,
-                    session,
-                    xid: 0,
-                    op,
-                    body,
-                    ids,
-                },
-                replica,
-                out,
-            );
-            return;
+            let client = Client {
+                session: self.ids.allocate(),
+                timeout_ms,
+                has_read_only,
+            };
+            return self.begin_session(clock, connection, client, replica, out);
         }
         let session = request.session;
         if let Some(old) = self.by_session.remove(&session) {
@@ -67,7 +47,7 @@ impl Member {
             out.work(Work::Close(old));
         }
         if request.password.as_deref() != Some(&password(session)) {
-            out.work(refuse(connection, &request));
+            out.work(refuse(connection, request.read_only.is_some()));
             return;
         }
         self.clients.insert(
@@ -83,15 +63,11 @@ impl Member {
             timeout_ms,
         };
         match &mut self.service {
-            Service::Leader(leading) => {
-                let valid =
-                    leading
-                        .sessions
-                        .revalidate(clock.now, session, timeout_ms, Owner::Local);
-                self.answer_connect(connection, &request, valid, out);
+            Service::Leader(_) => {
+                self.moved_here(clock.now, connection, wanted, out);
             }
             Service::Learner { moving, .. } => {
-                if let Some((old, _)) = moving.insert(session, (connection, request)) {
+                if let Some(old) = moving.insert(session, connection) {
                     self.clients.remove(&old);
                     out.work(Work::Close(old));
                 }
@@ -106,19 +82,40 @@ impl Member {
         }
     }
 
+    fn begin_session(
+        &mut self,
+        clock: Clock,
+        connection: ConnectionId,
+        client: Client,
+        replica: &Replica,
+        out: &mut Output,
+    ) {
+        self.clients.insert(connection, client);
+        let mut body = BytesMut::new();
+        body.put_i32(client.timeout_ms);
+        let write = ClientWrite {
+            connection,
+            session: client.session,
+            xid: 0,
+            op: OpCode::CreateSession,
+            body: body.freeze(),
+            ids: vec![],
+        };
+        self.submit(clock, write, replica, out);
+    }
+
     pub(super) fn revalidated(&mut self, session: SessionId, valid: bool, out: &mut Output) {
         let Service::Learner { moving, .. } = &mut self.service else {
             return;
         };
-        if let Some((connection, request)) = moving.remove(&session) {
-            self.answer_connect(connection, &request, valid, out);
+        if let Some(connection) = moving.remove(&session) {
+            self.answer_connect(connection, valid, out);
         }
     }
 
-    fn answer_connect(
+    pub(super) fn answer_connect(
         &mut self,
         connection: ConnectionId,
-        request: &ConnectRequest,
         valid: bool,
         out: &mut Output,
     ) {
@@ -126,14 +123,17 @@ impl Member {
             return;
         };
         if valid {
-            self.by_session.insert(client.session, connection);
+            if let Some(old) = self.by_session.insert(client.session, connection) {
+                self.closed(old);
+                out.work(Work::Close(old));
+            }
             out.work(Work::Connected {
                 connection,
                 response: accepted(client),
             });
         } else {
             self.clients.remove(&connection);
-            out.work(refuse(connection, request));
+            out.work(refuse(connection, client.has_read_only));
         }
     }
 
@@ -158,9 +158,9 @@ fn accepted(client: Client) -> ConnectResponse {
     }
 }
 
-fn refuse(connection: ConnectionId, request: &ConnectRequest) -> Work {
+fn refuse(connection: ConnectionId, has_read_only: bool) -> Work {
     Work::Connected {
         connection,
-        response: ConnectResponse::expired(request.read_only.map(|_| false)),
+        response: ConnectResponse::expired(has_read_only.then_some(false)),
     }
 }

@@ -14,14 +14,27 @@ use crate::proto::quorum::{ForwardedRequest, Proposal};
 use crate::proto::txn::{TxnEntry, TxnHeader};
 use crate::replica::Replica;
 use crate::session::{Owner, SessionTracker};
+use crate::watch::ConnectionId;
 use crate::zxid::{SessionId, Time, Zxid};
+
+/// What is answered once everything that was proposed before has been committed.
+#[derive(Clone, Copy, Debug)]
+enum Waits {
+    /// A learner's sync.
+    Sync(LinkId),
+    /// A client that has moved to a learner. A client may count its requests from 1 again after a reconnect, and it must
+    /// not take what comes of its earlier ones for the answer to a new one.
+    Moved(LinkId, SessionId),
+    /// A client that has moved to this server.
+    MovedHere(ConnectionId, SessionId),
+}
 
 #[derive(Debug)]
 pub(super) struct Leading {
     pub(super) sessions: SessionTracker,
     prep: Prep,
-    /// Learners' syncs, each until this has been committed.
-    syncs: VecDeque<(Zxid, LinkId)>,
+    /// Each until this has been committed.
+    waiting: VecDeque<(Zxid, Waits)>,
     containers_due: Time,
 }
 
@@ -34,19 +47,9 @@ impl Leading {
             })
     }
 
-    pub(super) fn committed(&mut self, header: &TxnHeader, inputs: &mut VecDeque<Input>) {
+    pub(super) fn committed(&mut self, header: &TxnHeader) {
         if header.op == OpCode::CloseSession as i32 {
             self.sessions.remove(header.session);
-        }
-        self.answer_syncs(header.zxid, inputs);
-    }
-
-    fn answer_syncs(&mut self, committed: Zxid, inputs: &mut VecDeque<Input>) {
-        while let Some((_, link)) = self.syncs.pop_front_if(|(zxid, _)| *zxid <= committed) {
-            inputs.push_back(Input::Answer {
-                link,
-                answer: Answer::Sync,
-            });
         }
     }
 }
@@ -60,7 +63,7 @@ impl Member {
         let leading = Leading {
             sessions: SessionTracker::new(clock.now, self.settings.tick_ms, sessions),
             prep: Prep::new(self.settings.prep),
-            syncs: VecDeque::new(),
+            waiting: VecDeque::new(),
             containers_due: clock.now.after(self.settings.container_interval_ms),
         };
         self.service = Service::Leader(Box::new(leading));
@@ -171,17 +174,16 @@ impl Member {
         request: ForwardedRequest,
         replica: &Replica,
         inputs: &mut VecDeque<Input>,
+        out: &mut Output,
     ) {
-        let Service::Leader(leading) = &mut self.service else {
+        if !matches!(self.service, Service::Leader(_)) {
             return;
-        };
+        }
         let Some(op) = OpCode::from_number(request.op) else {
             return;
         };
         if op == OpCode::Sync {
-            leading.syncs.push_back((self.peer.last_logged(), link));
-            leading.answer_syncs(self.peer.last_committed(), inputs);
-            return;
+            return self.answer_later(Waits::Sync(link), inputs, out);
         }
         let request = WriteRequest {
             session: request.session,
@@ -201,23 +203,81 @@ impl Member {
         link: LinkId,
         wanted: SessionTimeout,
         inputs: &mut VecDeque<Input>,
+        out: &mut Output,
     ) {
         let SessionTimeout {
             session,
             timeout_ms,
         } = wanted;
-        let valid = match &mut self.service {
+        let owner = Owner::Learner(link);
+        if self.adopt(now, session, timeout_ms, owner) {
+            self.answer_later(Waits::Moved(link, session), inputs, out);
+        } else {
+            let valid = false;
+            let answer = Answer::Revalidated { session, valid };
+            inputs.push_back(Input::Answer { link, answer });
+        }
+    }
+
+    /// A client has moved to this server.
+    pub(super) fn moved_here(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        wanted: SessionTimeout,
+        out: &mut Output,
+    ) {
+        let SessionTimeout {
+            session,
+            timeout_ms,
+        } = wanted;
+        if self.adopt(now, session, timeout_ms, Owner::Local) {
+            let waits = Waits::MovedHere(connection, session);
+            self.answer_later(waits, &mut VecDeque::new(), out);
+        } else {
+            self.answer_connect(connection, false, out);
+        }
+    }
+
+    fn adopt(&mut self, now: Time, session: SessionId, timeout_ms: i32, owner: Owner) -> bool {
+        match &mut self.service {
             Service::Leader(leading) => {
-                leading
-                    .sessions
-                    .revalidate(now, session, timeout_ms, Owner::Learner(link))
+                leading.sessions.revalidate(now, session, timeout_ms, owner)
             }
             _ => false,
-        };
-        inputs.push_back(Input::Answer {
-            link,
-            answer: Answer::Revalidated { session, valid },
-        });
+        }
+    }
+
+    fn answer_later(&mut self, waits: Waits, inputs: &mut VecDeque<Input>, out: &mut Output) {
+        let last = self.peer.last_logged();
+        if let Service::Leader(leading) = &mut self.service {
+            leading.waiting.push_back((last, waits));
+        }
+        self.answer_waiting(inputs, out);
+    }
+
+    /// Answers what has waited for what is committed by now.
+    pub(super) fn answer_waiting(&mut self, inputs: &mut VecDeque<Input>, out: &mut Output) {
+        let committed = self.committed;
+        while let Service::Leader(leading) = &mut self.service
+            && let Some((_, waits)) = leading.waiting.pop_front_if(|(zxid, _)| *zxid <= committed)
+        {
+            match waits {
+                Waits::Sync(link) => {
+                    let answer = Answer::Sync;
+                    inputs.push_back(Input::Answer { link, answer });
+                }
+                Waits::Moved(link, session) => {
+                    let valid = leading.sessions.is_alive(session);
+                    let answer = Answer::Revalidated { session, valid };
+                    inputs.push_back(Input::Answer { link, answer });
+                }
+                Waits::MovedHere(connection, session) => {
+                    let valid = leading.sessions.is_alive(session);
+                    self.answer_connect(connection, valid, out);
+                }
+            }
+        }
     }
 }
 

@@ -133,7 +133,7 @@ enum Service {
     /// Through a leader.
     Learner {
         /// Clients that brought their session here, until the leader has confirmed it.
-        moving: BTreeMap<SessionId, (ConnectionId, ConnectRequest)>,
+        moving: BTreeMap<SessionId, ConnectionId>,
         /// Syncs on their way, oldest first.
         syncs: VecDeque<(SessionId, i32)>,
         /// Sessions that were active since the leader last asked.
@@ -276,10 +276,10 @@ impl Member {
                 });
             }
             Effect::LearnerRequest { link, request } => {
-                self.learner_request(clock, link, request, replica, inputs);
+                self.learner_request(clock, link, request, replica, inputs, out);
             }
             Effect::LearnerRevalidate { link, session } => {
-                self.learner_revalidate(clock.now, link, session, inputs)
+                self.learner_revalidate(clock.now, link, session, inputs, out)
             }
             Effect::LearnerTouched { link: _, sessions } => self.touched(clock.now, &sessions),
             Effect::SaveConfig(config) => {
@@ -324,7 +324,7 @@ impl Member {
             .flatten();
         let connected = waiting.as_ref().and_then(|pending| self.establish(pending));
         if let Service::Leader(leading) = &mut self.service {
-            leading.committed(&entry.header, inputs);
+            leading.committed(&entry.header);
         }
         let session = entry.header.session;
         out.work(Work::Apply {
@@ -334,6 +334,7 @@ impl Member {
             closing,
         });
         self.release_syncs(session, out);
+        self.answer_waiting(inputs, out);
     }
 
     fn set_serving(&mut self, serving: bool, out: &mut Output) {
@@ -497,9 +498,7 @@ impl Member {
             self.by_session.remove(&client.session);
         }
         if let Service::Learner { moving, .. } = &mut self.service
-            && moving
-                .get(&client.session)
-                .is_some_and(|(other, _)| *other == connection)
+            && moving.get(&client.session) == Some(&connection)
         {
             moving.remove(&client.session);
         }

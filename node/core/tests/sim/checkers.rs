@@ -1,66 +1,272 @@
 //! What must hold in every run. The names are those of the TLA+ specification of the protocol.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use node_core::proto::client::{OpCode, Request};
+use node_core::proto::code::ErrorCode;
 use node_core::proto::quorum::Proposal;
-use node_core::zxid::{Epoch, ServerId};
+use node_core::proto::txn::{Txn, TxnEntry, TxnHeader};
+use node_core::replica::Replica;
+use node_core::zxid::{Epoch, ServerId, SessionId, Zxid};
 
 use crate::disk::Tree;
+use crate::model::{Answer, Model};
 
-#[derive(Default)]
+/// Tree and sessions in two numbers.
+type Print = (Option<i64>, i64);
+
+fn print(replica: &Replica) -> Print {
+    let sessions = replica.sessions().iter();
+    let sum = sessions.fold(0i64, |sum, (id, timeout_ms)| {
+        sum.wrapping_add(id.0.wrapping_mul(0x1_0000_01b3) ^ i64::from(*timeout_ms))
+    });
+    (replica.tree().digest(), sum)
+}
+
+/// A transaction that was committed, and what its client must hear.
+pub(crate) struct Committed {
+    pub(crate) header: TxnHeader,
+    pub(crate) answer: Option<Answer>,
+    /// What it was asked for, where this is certain.
+    pub(crate) request: Option<Request>,
+    print: Print,
+}
+
 pub(crate) struct Checkers {
     /// All that was ever committed, in order.
-    pub(crate) committed: Vec<Proposal>,
+    pub(crate) zxids: Vec<Zxid>,
+    pub(crate) committed: Vec<Committed>,
+    /// All that was ever logged anywhere.
+    logged: BTreeMap<Zxid, Proposal>,
     leaders: BTreeMap<Epoch, ServerId>,
+    /// One that applies what is committed and does nothing else.
+    replica: Replica,
+    pub(crate) model: Model,
+    /// What clients asked for.
+    pub(crate) requests: BTreeMap<(SessionId, i32), Vec<Request>>,
+    /// Sessions whose clients count from 1 again on every connection.
+    pub(crate) recounting: BTreeSet<SessionId>,
+    /// The last request of each session that was carried out.
+    last_cxid: BTreeMap<SessionId, i32>,
 }
 
 impl Checkers {
-    /// Leadership: an epoch has one established leader. Completeness: it has everything that was committed in earlier
-    /// epochs. (One that was slow may be established when a later one already is; it can't commit anything.)
-    pub(crate) fn leader_established(&mut self, id: ServerId, epoch: Epoch, tree: &Tree) {
-        let leader = *self.leaders.entry(epoch).or_insert(id);
-        assert_eq!(leader, id, "two leaders of epoch {epoch}");
-        let earlier = self
-            .committed
-            .iter()
-            .filter(|p| p.zxid.epoch() < epoch)
-            .count();
-        assert!(
-            tree.len() >= earlier,
-            "leader {id} of epoch {epoch} lacks {:?}",
-            &self.committed[tree.len()..]
-        );
-        self.serves(id, tree);
+    pub(crate) fn new() -> Self {
+        Self {
+            zxids: Vec::new(),
+            committed: Vec::new(),
+            logged: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            replica: Tree::new().replica,
+            model: Model::default(),
+            requests: BTreeMap::new(),
+            recounting: BTreeSet::new(),
+            last_cxid: BTreeMap::new(),
+        }
     }
 
-    /// Prefix consistency: what a server serves is a beginning of what was committed. A leader's own history counts.
-    pub(crate) fn serves(&mut self, id: ServerId, tree: &Tree) {
-        for (index, proposal) in tree.iter().enumerate() {
-            self.applied(id, index, proposal);
+    /// A zxid names one transaction, whoever logs it.
+    pub(crate) fn logged(&mut self, id: ServerId, proposal: &Proposal) {
+        let first = self
+            .logged
+            .entry(proposal.zxid)
+            .or_insert_with(|| proposal.clone());
+        assert!(first == proposal, "{id} logs another {}", proposal.zxid);
+    }
+
+    /// Leadership: an epoch has one established leader. Completeness: it has everything that was committed in earlier
+    /// epochs. (One that was slow may be established when a later one already is; it can't commit anything.)
+    pub(crate) fn leader_established(&mut self, id: ServerId, epoch: Epoch, history: &[Zxid]) {
+        let leader = *self.leaders.entry(epoch).or_insert(id);
+        assert_eq!(leader, id, "two leaders of epoch {epoch}");
+        let earlier = self.zxids.partition_point(|zxid| zxid.epoch() < epoch);
+        assert!(
+            history.len() >= earlier,
+            "leader {id} of epoch {epoch} lacks {:?}",
+            &self.zxids[history.len()..]
+        );
+        self.prefix(id, history);
+        for zxid in history.iter().skip(self.zxids.len()) {
+            let proposal = self.logged.get(zxid).expect("it was logged").clone();
+            self.commit(id, &proposal);
         }
+    }
+
+    /// Prefix consistency.
+    fn prefix(&self, id: ServerId, history: &[Zxid]) {
+        let both = history.len().min(self.zxids.len());
+        if history[..both] != self.zxids[..both] {
+            let at = (0..both).find(|at| history[*at] != self.zxids[*at]);
+            let at = at.expect("they differ");
+            panic!(
+                "{id} has {} at place {at} where {} was committed",
+                history[at], self.zxids[at]
+            );
+        }
+    }
+
+    /// What a server serves is a beginning of what was committed, and its tree is what that makes.
+    pub(crate) fn serves(&self, id: ServerId, tree: &Tree) {
+        self.prefix(id, &tree.history);
+        assert!(
+            tree.history.len() <= self.zxids.len(),
+            "{id} serves what is not committed"
+        );
+        self.tree_is_right(id, tree);
     }
 
     /// Agreement and total order: everybody applies the same at the same place.
-    pub(crate) fn applied(&mut self, id: ServerId, index: usize, proposal: &Proposal) {
-        match self.committed.get(index) {
-            Some(committed) => assert!(
-                committed == proposal,
-                "{id} applied {proposal:?} at place {index} where {committed:?} was committed"
+    pub(crate) fn applies(&mut self, id: ServerId, tree: &Tree, entry: &TxnEntry) {
+        let (index, zxid) = (tree.history.len(), entry.header.zxid);
+        match self.zxids.get(index) {
+            Some(committed) => assert_eq!(
+                *committed, zxid,
+                "{id} applied {zxid} at place {index} where {committed} was committed"
             ),
             None => {
-                assert_eq!(
-                    index,
-                    self.committed.len(),
-                    "{id} applied {proposal:?} too early"
-                );
-                if let Some(last) = self.committed.last() {
-                    assert!(
-                        proposal.zxid.follows(last.zxid),
-                        "{id}: {proposal:?} after {last:?}"
-                    );
-                }
-                self.committed.push(proposal.clone());
+                assert_eq!(index, self.zxids.len(), "{id} applied {zxid} too early");
+                let proposal = self.logged.get(&zxid).expect("it was logged").clone();
+                self.commit(id, &proposal);
             }
         }
+        let data = &self.logged[&zxid].data;
+        assert_eq!(*data, entry.encode(), "{id} applied another {zxid}");
+    }
+
+    /// Trees and sessions are equal at equal zxid.
+    pub(crate) fn tree_is_right(&self, id: ServerId, tree: &Tree) {
+        let Some(place) = tree.history.len().checked_sub(1) else {
+            return;
+        };
+        let last = tree.replica.last_zxid();
+        assert_eq!(last, self.zxids[place], "{id}'s last zxid");
+        let (expected, found) = (self.committed[place].print, print(&tree.replica));
+        assert_eq!(expected, found, "{id}'s tree or sessions at {last}");
+    }
+
+    fn commit(&mut self, id: ServerId, proposal: &Proposal) {
+        if let Some(last) = self.zxids.last() {
+            assert!(
+                proposal.zxid.follows(*last),
+                "{id}: {proposal:?} after {last}"
+            );
+        }
+        let entry = TxnEntry::decode(proposal.data.clone()).expect("a transaction");
+        assert_eq!(entry.header.zxid, proposal.zxid);
+        let request = self.request_of(&entry);
+        let answer = self.expected(&entry, request.as_ref());
+        let applied = self.replica.apply(&entry.header, &entry.txn);
+        if let Some(answer) = &answer {
+            assert_eq!(
+                *answer,
+                applied.result,
+                "{:?} became {entry:?}",
+                self.requests
+                    .get(&(entry.header.session, entry.header.cxid))
+            );
+        }
+        self.zxids.push(proposal.zxid);
+        self.committed.push(Committed {
+            header: entry.header,
+            answer,
+            request,
+            print: print(&self.replica),
+        });
+    }
+
+    /// What the client that asked for it must hear; `None` if nobody did, or this is not modelled.
+    fn expected(&mut self, entry: &TxnEntry, request: Option<&Request>) -> Option<Answer> {
+        let TxnHeader {
+            session, cxid, op, ..
+        } = entry.header;
+        if session == SessionId(0) || op == OpCode::Reconfig as i32 {
+            return None;
+        }
+        match entry.txn {
+            Txn::CreateSession { .. } => {
+                assert!(self.model.sessions.insert(session), "{session:?} twice");
+                return None;
+            }
+            Txn::Error { code } if code == ErrorCode::SESSION_MOVED.0 => return None,
+            Txn::Error { code } if code == ErrorCode::SESSION_EXPIRED.0 => {
+                assert!(!self.model.sessions.contains(&session), "{entry:?}");
+                return None;
+            }
+            _ => {}
+        }
+        assert!(
+            self.model.sessions.remove(&session),
+            "{entry:?} for a session that is no more"
+        );
+        if op != OpCode::CloseSession as i32 {
+            self.model.sessions.insert(session);
+        }
+        if cxid != 0 && !self.recounting.contains(&session) {
+            let last = self.last_cxid.insert(session, cxid).unwrap_or(0);
+            assert!(last < cxid, "{entry:?} after the session's request {last}");
+        }
+        let request = request.filter(|r| !matches!(r, Request::Reconfig { .. }))?;
+        Some(self.model.execute(&entry.header, request))
+    }
+
+    /// The request that a transaction comes from. A client that counts from 1 again may have made several with the same
+    /// number; those that succeed differ in what they write.
+    fn request_of(&self, entry: &TxnEntry) -> Option<Request> {
+        let TxnHeader { session, cxid, .. } = entry.header;
+        if cxid == 0 {
+            return Some(Request::CloseSession);
+        }
+        let requests = self.requests.get(&(session, cxid))?;
+        if let [only] = &requests[..] {
+            return Some(only.clone());
+        }
+        requests.iter().find(|r| came_from(&entry.txn, r)).cloned()
+    }
+
+    /// The committed transaction with this zxid.
+    pub(crate) fn at(&self, zxid: Zxid) -> Option<&Committed> {
+        let place = self.zxids.binary_search(&zxid).ok()?;
+        self.committed.get(place)
+    }
+
+    /// The tree, node by node.
+    pub(crate) fn tree_is_the_model(&self, id: ServerId, replica: &Replica) {
+        for (path, node) in self.model.all() {
+            let found = replica.tree().get(path);
+            let found = found.unwrap_or_else(|| panic!("{id} lacks {path}"));
+            assert_eq!(found.stat(), node.stat(), "{id}: {path}");
+            assert_eq!(found.data(), node.data.as_deref(), "{id}: {path}");
+        }
+        let root = replica.tree().get("/").expect("a root");
+        let own = 1 + replica
+            .tree()
+            .get("/zookeeper")
+            .map_or(0, |n| n.descendant_count());
+        assert_eq!(
+            root.descendant_count(),
+            self.model.all().count() + own,
+            "{id}"
+        );
+        for owner in replica.tree().ephemeral_owners() {
+            assert!(
+                replica.sessions().contains_key(&owner),
+                "{id}: a node of {owner:?}"
+            );
+        }
+    }
+}
+
+fn came_from(txn: &Txn, request: &Request) -> bool {
+    match (txn, request) {
+        (Txn::Create(made), Request::Create(asked)) => made.data == asked.data,
+        (Txn::SetData { data, .. }, Request::SetData { data: asked, .. }) => data == asked,
+        (Txn::Delete { path }, Request::Delete { path: asked, .. }) => path == asked,
+        (Txn::Multi(txns), Request::Multi(ops)) => {
+            let mut both = txns.iter().zip(ops);
+            txns.len() == ops.len() && both.all(|(txn, op)| came_from(txn, op))
+        }
+        (Txn::Check { path, .. }, Request::Check { path: asked, .. }) => path == asked,
+        (Txn::CloseSession { .. }, Request::CloseSession) => true,
+        _ => false,
     }
 }

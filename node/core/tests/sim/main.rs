@@ -6,8 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod checkers;
+mod client;
 mod disk;
+mod model;
+mod network;
+mod node;
 mod rng;
+mod service;
 mod trace;
 mod transcripts;
 mod world;
@@ -18,6 +23,7 @@ use node_core::effect::Input;
 use node_core::quorum::config::MemberRole;
 use node_core::zxid::ServerId;
 
+use client::{Counts, Mood};
 use world::{Setup, World};
 
 #[expect(
@@ -38,12 +44,14 @@ fn seeds(default: Range<u64>) -> Range<u64> {
 
 /// Runs a story under each seed; a failure names the seed.
 fn for_each_seed(default: Range<u64>, setup: &Setup, story: impl Fn(&mut World)) {
+    let mut total = Counts::default();
     for seed in seeds(default) {
         let mut world = World::new(seed, setup.clone());
         if setting("SIM_TRACE").is_some() {
             world.trace = Some(String::new());
         }
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| story(&mut world)));
+        total.add(&world.counts, world.now);
         if let Err(cause) = result {
             println!("{}", world.trace.unwrap_or_default());
             println!(
@@ -54,6 +62,7 @@ fn for_each_seed(default: Range<u64>, setup: &Setup, story: impl Fn(&mut World))
             std::panic::resume_unwind(cause);
         }
     }
+    println!("{total:?}");
 }
 
 /// Three voters.
@@ -62,11 +71,13 @@ pub(crate) const THREE: Setup = Setup {
     observers: 0,
     observers_keep_disk: true,
     reconfig_enabled: false,
+    clients: 0,
 };
 
 /// Something goes wrong somewhere.
 fn disturb(world: &mut World) {
     let ids = world.ids();
+    world.counts.faults += 1;
     let pick = |world: &mut World| world.rng.pick(&ids).unwrap();
     let (a, b) = (pick(world), pick(world));
     match world.rng.range(0, 12) {
@@ -147,25 +158,59 @@ fn faults_then_peace(world: &mut World) {
 /// Without faults the ensemble comes back and takes writes.
 fn recover(world: &mut World) {
     heal(world);
+    world.mood = Mood::Quiet;
     let by = world.now + RECOVERY_MS;
     assert!(world.run_until(by, World::is_healthy), "no recovery");
     // What a server has not noticed yet may end the reign of the leader once more; not for long.
-    let before = world.checkers.committed.len();
-    while world.checkers.committed.len() == before || !world.is_healthy() {
+    let before = world.checkers.zxids.len();
+    while world.checkers.zxids.len() == before || !world.is_healthy() {
         assert!(world.now < by, "no write after recovery");
         world
             .leader()
             .into_iter()
             .for_each(|leader| world.propose(leader));
         world.run_until(world.now + 500, |w| {
-            w.checkers.committed.len() > before && w.is_healthy()
+            w.checkers.zxids.len() > before && w.is_healthy()
         });
+    }
+    clients_recover(world);
+}
+
+/// Every client is served again; then every session that no client keeps ends, and no other.
+fn clients_recover(world: &mut World) {
+    world.mood = Mood::Calm;
+    let answered: Vec<u64> = world.clients.iter().map(|c| c.answered).collect();
+    let all_write = |w: &World| {
+        let mut both = w.clients.iter().zip(&answered);
+        both.all(|(client, before)| client.answered > before + 3)
+    };
+    let by = world.now + RECOVERY_MS;
+    assert!(world.run_until(by, all_write), "a client is not served");
+    world.mood = Mood::Quiet;
+    let by = world.now + RECOVERY_MS;
+    let settled = |w: &World| w.is_healthy() && w.only_live_sessions();
+    assert!(world.run_until(by, settled), "a session does not end");
+    world.run_for(5000);
+    assert!(settled(world), "a session ended that its client kept");
+    for session in &world.ended {
+        assert!(
+            !world.checkers.model.sessions.contains(session),
+            "{session:?} has ended"
+        );
+    }
+    for (id, node) in &world.nodes {
+        world.checkers.tree_is_right(*id, &node.tree);
+        world.checkers.tree_is_the_model(*id, &node.tree.replica);
     }
 }
 
 #[test]
 fn three_servers_keep_every_promise_under_faults() {
-    for_each_seed(0..100, &THREE, faults_then_peace);
+    let setup = Setup {
+        clients: 4,
+        ..THREE
+    };
+    for_each_seed(0..100, &setup, faults_then_peace);
 }
 
 #[test]
@@ -173,6 +218,7 @@ fn five_servers_and_two_observers_keep_every_promise_under_faults() {
     let setup = Setup {
         voters: 5,
         observers: 2,
+        clients: 5,
         ..THREE
     };
     for_each_seed(0..40, &setup, faults_then_peace);
@@ -184,6 +230,7 @@ fn observers_without_a_disk_keep_every_promise_under_faults() {
         observers: 2,
         observers_keep_disk: false,
         reconfig_enabled: true,
+        clients: 4,
         ..THREE
     };
     for_each_seed(0..40, &setup, faults_then_peace);
@@ -191,17 +238,23 @@ fn observers_without_a_disk_keep_every_promise_under_faults() {
 
 #[test]
 fn one_server_is_an_ensemble() {
-    let setup = Setup { voters: 1, ..THREE };
+    let setup = Setup {
+        voters: 1,
+        clients: 3,
+        ..THREE
+    };
     for_each_seed(0..10, &setup, faults_then_peace);
 }
 
 /// Starts everybody and waits until all serve.
 fn settle(world: &mut World) {
+    world.mood = Mood::Quiet;
     world.ids().into_iter().for_each(|id| world.start(id));
     assert!(
         world.run_until(world.now + 2000, World::is_healthy),
         "no ensemble after two seconds"
     );
+    world.mood = Mood::Wild;
 }
 
 /// How long it takes until somebody leads after `fault`.
@@ -257,12 +310,7 @@ fn an_observer_becomes_a_voter_and_a_leader_leaves() {
         world.run_for(1000);
         assert!(world.run_until(world.now + 5000, World::is_healthy));
         let leader = world.leader().unwrap();
-        let followers: Vec<_> = world.nodes[&leader]
-            .peer
-            .as_ref()
-            .unwrap()
-            .active_learners()
-            .collect();
+        let followers: Vec<_> = world.peer(leader).active_learners().collect();
         assert!(
             followers.contains(&(promoted, false)) || leader == promoted,
             "{followers:?}"
@@ -272,17 +320,11 @@ fn an_observer_becomes_a_voter_and_a_leader_leaves() {
         world.run_for(1000);
         assert!(world.run_until(world.now + 5000, World::is_healthy));
         assert_ne!(world.leader(), Some(leader));
-        let version = world.nodes[&promoted]
-            .peer
-            .as_ref()
-            .unwrap()
-            .config()
-            .version;
+        let version = world.peer(promoted).config().version;
+        let ids = world.ids();
         assert!(
-            world
-                .nodes
-                .values()
-                .all(|n| n.peer.as_ref().unwrap().config().version == version)
+            ids.iter()
+                .all(|id| world.peer(*id).config().version == version)
         );
     });
 }
@@ -311,6 +353,7 @@ fn an_ensemble_that_changes_keeps_every_promise_under_faults() {
     let setup = Setup {
         observers: 2,
         reconfig_enabled: true,
+        clients: 4,
         ..THREE
     };
     for_each_seed(0..40, &setup, change_under_faults);
@@ -322,6 +365,7 @@ fn observers_without_a_disk_may_become_voters_under_faults() {
         observers: 2,
         observers_keep_disk: false,
         reconfig_enabled: true,
+        clients: 4,
         ..THREE
     };
     for_each_seed(0..40, &setup, change_under_faults);

@@ -1,6 +1,7 @@
 //! What happens, in lines that a person can read.
 
 use node_core::effect::{Effect, Input};
+use node_core::member::work::Work;
 use node_core::proto::quorum::Packet;
 
 pub(crate) fn brief_input(input: &Input) -> String {
@@ -53,6 +54,20 @@ pub(crate) fn brief_effect(effect: &Effect) -> String {
         Effect::Send { packet, .. } => format!("send {packet:?}"),
         Effect::SaveConfig(config) => format!("SaveConfig {}", config.version),
         Effect::SaveNextConfig(config) => format!("SaveNextConfig {}", config.version),
+        other => format!("{other:?}"),
+    }
+}
+
+pub(crate) fn brief_work(work: &Work) -> String {
+    match work {
+        Work::Apply { entry, waiting, .. } => {
+            let waiting = waiting.as_ref().map(|p| (p.connection, p.xid));
+            format!(
+                "Apply {} for {waiting:?}: {:?}",
+                entry.header.zxid, entry.txn
+            )
+        }
+        Work::SetConfig { version, .. } => format!("SetConfig {version}"),
         other => format!("{other:?}"),
     }
 }

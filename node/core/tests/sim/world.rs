@@ -2,19 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{BufMut, BytesMut};
-use node_core::effect::{Effect, Input, LinkId};
-use node_core::jute::Jute;
+use bytes::Bytes;
+use node_core::effect::{Input, LinkId};
+use node_core::member::{Member, MemberSettings};
 use node_core::peer::{Peer, PeerConfig, Timing};
-use node_core::proto::election::PeerState;
+use node_core::prep::PrepSettings;
+use node_core::proto::code::ErrorCode;
 use node_core::proto::quorum::{Packet, Proposal};
-use node_core::quorum::config::{Member, QuorumConfig};
-use node_core::zxid::{ServerId, Time, Zxid};
+use node_core::proto::txn::{Txn, TxnEntry, TxnHeader};
+use node_core::quorum::config::{Member as Entry, QuorumConfig};
+use node_core::session::SessionIds;
+use node_core::watch::ConnectionId;
+use node_core::zxid::{ServerId, SessionId, Time, Zxid};
 
 use crate::checkers::Checkers;
-use crate::disk::{Disk, LogOp, Tree, end_of};
+use crate::client::{Client, Counts, Mood};
+use crate::disk::Image;
+use crate::node::Node;
 use crate::rng::Rng;
-use crate::trace::{brief_effect, brief_input};
+use crate::service::{Connection, ToClient, ToServer};
 
 /// The ensemble that a run begins with.
 #[derive(Clone)]
@@ -23,24 +29,10 @@ pub(crate) struct Setup {
     pub(crate) observers: i64,
     pub(crate) observers_keep_disk: bool,
     pub(crate) reconfig_enabled: bool,
+    pub(crate) clients: usize,
 }
 
-pub(crate) struct Node {
-    pub(crate) peer: Option<Peer>,
-    pub(crate) disk: Disk,
-    pub(crate) tree: Tree,
-    /// Counts the starts, so that what was meant for an earlier life is dropped.
-    life: u64,
-    tick_at: u64,
-    flushing: bool,
-    pub(crate) disk_ms: u64,
-    links_accepted: u64,
-    received: BTreeMap<LinkId, Tree>,
-    told_up: BTreeSet<ServerId>,
-    pub(crate) serving: bool,
-}
-
-enum Event {
+pub(crate) enum Event {
     Input {
         node: ServerId,
         life: u64,
@@ -50,8 +42,7 @@ enum Event {
         node: ServerId,
         life: u64,
         link: LinkId,
-        zxid: Zxid,
-        tree: Tree,
+        image: Image,
     },
     Tick {
         node: ServerId,
@@ -67,9 +58,35 @@ enum Event {
         to: ServerId,
         link: LinkId,
     },
+    /// Work that was put off is due.
+    Perform {
+        node: ServerId,
+        life: u64,
+    },
+    /// A snapshot goes on.
+    Chunk {
+        node: ServerId,
+        life: u64,
+    },
+    ToServer {
+        id: ConnectionId,
+        message: ToServer,
+    },
+    ToClient {
+        client: usize,
+        id: ConnectionId,
+        message: ToClient,
+    },
+    /// A server looks at what a client has sent.
+    Serve {
+        id: ConnectionId,
+    },
+    Wake {
+        client: usize,
+    },
 }
 
-type End = (ServerId, u64, LinkId);
+pub(crate) type End = (ServerId, u64, LinkId);
 
 pub(crate) struct World {
     pub(crate) now: u64,
@@ -81,15 +98,24 @@ pub(crate) struct World {
     events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
     /// The other end of each open quorum connection.
-    ends: BTreeMap<End, End>,
+    pub(crate) ends: BTreeMap<End, End>,
     /// When the last message of a channel arrives: channels are FIFO.
-    arrivals: BTreeMap<(ServerId, ServerId, bool), u64>,
+    pub(crate) arrivals: BTreeMap<(ServerId, ServerId, bool), u64>,
     /// Directions in which nothing gets through.
     pub(crate) blocked: BTreeSet<(ServerId, ServerId)>,
     pub(crate) trace: Option<String>,
     /// Whether each message takes a millisecond, and each flush.
     pub(crate) steady: bool,
     proposals: u64,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    pub(crate) connection_count: u64,
+    pub(crate) mood: Mood,
+    /// The newest write whose client knows that it is done.
+    pub(crate) acknowledged: Zxid,
+    /// Sessions whose clients know that they are no more.
+    pub(crate) ended: Vec<SessionId>,
+    pub(crate) counts: Counts,
 }
 
 pub(crate) const TIMING: Timing = Timing {
@@ -122,7 +148,7 @@ impl World {
             now: 0,
             rng: Rng::new(seed),
             nodes: BTreeMap::new(),
-            checkers: Checkers::default(),
+            checkers: Checkers::new(),
             setup,
             config,
             events: BTreeMap::new(),
@@ -133,9 +159,20 @@ impl World {
             trace: None,
             steady: false,
             proposals: 0,
+            clients: Vec::new(),
+            connections: BTreeMap::new(),
+            connection_count: 0,
+            mood: Mood::Wild,
+            acknowledged: Zxid::ZERO,
+            ended: Vec::new(),
+            counts: Counts::default(),
         };
         for id in (1..=all).map(ServerId) {
-            world.nodes.insert(id, Node::new());
+            world.nodes.insert(id, Node::new(id.0 * 137 % 500));
+        }
+        for client in 0..world.setup.clients {
+            world.clients.push(Client::new(client % 2 == 1));
+            world.schedule(100, Event::Wake { client });
         }
         world
     }
@@ -145,7 +182,7 @@ impl World {
     }
 
     pub(crate) fn is_up(&self, id: ServerId) -> bool {
-        self.nodes[&id].peer.is_some()
+        self.nodes[&id].member.is_some()
     }
 
     pub(crate) fn start(&mut self, id: ServerId) {
@@ -169,8 +206,14 @@ impl World {
         if !config.keeps_disk(node.disk.next_config.as_ref()) {
             node.disk.wipe();
         }
-        node.tree = node.disk.tree();
-        node.peer = Some(Peer::new(config, node.disk.recovered(), now));
+        node.tree = node.disk.tree(&mut self.rng);
+        let recovered = node.disk.recovered();
+        let applied = node.tree.replica.last_zxid();
+        assert_eq!(applied, recovered.last_zxid);
+        let ids = SessionIds::new(id, (self.now * 1000 + node.life % 1000) as i64);
+        let settings = settings(self.setup.reconfig_enabled);
+        let peer = Peer::new(config, recovered, now);
+        node.member = Some(Member::new(settings, peer, ids, applied));
         self.note(|| format!("start {id}"));
         self.step(id, Input::Tick);
         self.update_election_links();
@@ -183,12 +226,8 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         let written = self.rng.range(0, node.disk.waiting() as u64 + 1) as usize;
         node.disk.crash(written);
-        node.peer = None;
-        node.life += 1;
-        node.flushing = false;
-        node.serving = false;
-        node.received.clear();
-        node.told_up.clear();
+        let life = node.life;
+        node.stop();
         self.note(|| format!("crash {id}"));
         let mine: Vec<End> = self
             .ends
@@ -199,99 +238,23 @@ impl World {
         for end in mine {
             self.hang_up(end);
         }
+        let clients = self.connections.iter();
+        let clients: Vec<ConnectionId> = clients
+            .filter(|(_, c)| (c.node, c.life) == (id, life))
+            .map(|(id, _)| *id)
+            .collect();
+        for client in clients {
+            self.send_to_client(client, ToClient::Closed);
+        }
         self.update_election_links();
     }
 
-    /// Whether messages get from one to the other.
-    fn connected(&self, from: ServerId, to: ServerId) -> bool {
-        self.is_up(from) && self.is_up(to) && !self.blocked.contains(&(from, to))
+    /// The peer of a server that runs.
+    pub(crate) fn peer(&self, id: ServerId) -> &Peer {
+        self.nodes[&id].member.as_ref().unwrap().peer()
     }
 
-    /// Tells servers which election connections came up or broke. A connection needs both directions.
-    pub(crate) fn update_election_links(&mut self) {
-        for a in self.ids() {
-            for b in self.ids() {
-                let up = a != b && self.connected(a, b) && self.connected(b, a);
-                if !self.is_up(a) || up == self.nodes[&a].told_up.contains(&b) || a == b {
-                    continue;
-                }
-                let node = self.nodes.get_mut(&a).unwrap();
-                if up {
-                    node.told_up.insert(b);
-                } else {
-                    node.told_up.remove(&b);
-                }
-                let life = node.life;
-                let at = self.arrival(b, a, false);
-                self.schedule(
-                    at,
-                    Event::Input {
-                        node: a,
-                        life,
-                        input: Input::ElectionLink { peer: b, up },
-                    },
-                );
-            }
-        }
-    }
-
-    /// Cuts all quorum connections between two servers.
-    pub(crate) fn cut(&mut self, a: ServerId, b: ServerId) {
-        let ends: Vec<End> = self
-            .ends
-            .iter()
-            .filter(|(x, y)| (x.0, y.0) == (a, b))
-            .map(|(end, _)| *end)
-            .collect();
-        for end in ends {
-            let back = self.ends[&end];
-            self.hang_up(back);
-            self.deliver_now(end, Input::LinkDown(end.2));
-        }
-    }
-
-    /// One end closes: the other one hears of it behind what was sent, unless nothing gets through.
-    fn hang_up(&mut self, end: End) {
-        if let Some(other) = self.ends.remove(&end) {
-            self.ends.remove(&other);
-            if !self.blocked.contains(&(end.0, other.0)) {
-                let at = self.arrival(end.0, other.0, true);
-                self.schedule(
-                    at,
-                    Event::Input {
-                        node: other.0,
-                        life: other.1,
-                        input: Input::LinkDown(other.2),
-                    },
-                );
-            }
-        }
-    }
-
-    fn deliver_now(&mut self, end: End, input: Input) {
-        let at = self.now + 1;
-        self.schedule(
-            at,
-            Event::Input {
-                node: end.0,
-                life: end.1,
-                input,
-            },
-        );
-    }
-
-    fn arrival(&mut self, from: ServerId, to: ServerId, quorum: bool) -> u64 {
-        let delay = match self.steady {
-            true => 1,
-            false if self.rng.one_in(20) => self.rng.range(5, 60),
-            false => self.rng.range(1, 5),
-        };
-        let last = self.arrivals.entry((from, to, quorum)).or_default();
-        *last = (*last).max(self.now + delay);
-        *last
-    }
-
-    fn schedule(&mut self, at: u64, event: Event) {
+    pub(crate) fn schedule(&mut self, at: u64, event: Event) {
         self.sequence += 1;
         self.events.insert((at, self.sequence), event);
     }
@@ -328,23 +291,10 @@ impl World {
                 node,
                 life,
                 link,
-                zxid,
-                tree,
+                image,
             } => {
                 if self.lives(node, life) {
-                    self.step(
-                        node,
-                        Input::Packet {
-                            link,
-                            packet: Packet::Snap(zxid),
-                        },
-                    );
-                    self.nodes
-                        .get_mut(&node)
-                        .unwrap()
-                        .received
-                        .insert(link, tree);
-                    self.step(node, Input::SnapshotReceived { link, zxid });
+                    self.snapshot_arrives(node, link, image);
                 }
             }
             Event::Tick { node, life } => {
@@ -367,233 +317,50 @@ impl World {
                 to,
                 link,
             } => self.accept(from, life, to, link),
+            Event::Perform { node, life } => {
+                if self.lives(node, life) {
+                    self.perform(node);
+                }
+            }
+            Event::Chunk { node, life } => {
+                if self.lives(node, life) {
+                    self.chunk(node, life);
+                }
+            }
+            Event::ToServer { id, message } => self.server_hears(id, message),
+            Event::ToClient {
+                client,
+                id,
+                message,
+            } => self.client_hears(client, id, message),
+            Event::Serve { id } => self.serve(id),
+            Event::Wake { client } => self.wake(client),
         }
     }
 
-    fn lives(&self, id: ServerId, life: u64) -> bool {
+    fn snapshot_arrives(&mut self, id: ServerId, link: LinkId, image: Image) {
+        let zxid = image.zxid;
+        let packet = Packet::Snap(zxid);
+        self.step(id, Input::Packet { link, packet });
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.received.insert(link, image);
+        self.step(id, Input::SnapshotReceived { link, zxid });
+    }
+
+    pub(crate) fn lives(&self, id: ServerId, life: u64) -> bool {
         let node = &self.nodes[&id];
-        node.life == life && node.peer.is_some()
+        node.life == life && node.member.is_some()
     }
 
-    /// The log's writer is done with something.
-    fn report(&mut self, id: ServerId, report: Input) {
-        if let Input::Truncated(zxid) = report {
-            let node = self.nodes.get_mut(&id).unwrap();
-            if end_of(&node.tree) > zxid {
-                node.tree = node.disk.tree();
-            }
-        }
-        self.step(id, report);
-    }
-
-    fn accept(&mut self, from: ServerId, life: u64, to: ServerId, link: LinkId) {
-        if !self.lives(from, life) {
-            return;
-        }
-        if !self.connected(from, to) || !self.connected(to, from) {
-            return self.step(from, Input::LinkDown(link));
-        }
-        let node = self.nodes.get_mut(&to).unwrap();
-        node.links_accepted += 1;
-        let (here, there) = (
-            (from, life, link),
-            (to, node.life, LinkId::accepted(node.links_accepted)),
-        );
-        self.ends.insert(here, there);
-        self.ends.insert(there, here);
-        self.step(to, Input::LinkUp(there.2));
-        self.step(from, Input::LinkUp(link));
-    }
-
-    pub(crate) fn step(&mut self, id: ServerId, input: Input) {
-        let now = self.now;
-        self.note(|| format!("{now:>6} {id} < {}", brief_input(&input)));
-        let node = self.nodes.get_mut(&id).unwrap();
-        let Some(peer) = &mut node.peer else { return };
-        let mut effects = Vec::new();
-        peer.step(Time(now), input, &mut effects);
-        let deadline = peer.next_deadline().0;
-        let life = node.life;
-        for effect in effects {
-            self.note(|| format!("{now:>6} {id}   > {}", brief_effect(&effect)));
-            self.execute(id, life, effect);
-        }
-        let at = deadline.max(now + 1);
-        self.nodes.get_mut(&id).unwrap().tick_at = at;
-        self.schedule(at, Event::Tick { node: id, life });
-    }
-
-    fn execute(&mut self, id: ServerId, life: u64, effect: Effect) {
-        match effect {
-            Effect::Notify { to, notification } => {
-                let at = self.arrival(id, to, false);
-                if let Some(node) = self.nodes.get(&to)
-                    && self.connected(id, to)
-                {
-                    let input = Input::Notification {
-                        from: id,
-                        notification,
-                    };
-                    self.schedule(
-                        at,
-                        Event::Input {
-                            node: to,
-                            life: node.life,
-                            input,
-                        },
-                    );
-                }
-            }
-            Effect::Dial { leader, link } => {
-                let at = self.arrival(id, leader, true);
-                self.schedule(
-                    at,
-                    Event::DialArrives {
-                        from: id,
-                        life,
-                        to: leader,
-                        link,
-                    },
-                );
-            }
-            Effect::CloseLink(link) => self.hang_up((id, life, link)),
-            Effect::Send { link, packet } => {
-                if let Some(other) = self.route((id, life, link)) {
-                    let at = self.arrival(id, other.0, true);
-                    let input = Input::Packet {
-                        link: other.2,
-                        packet,
-                    };
-                    self.schedule(
-                        at,
-                        Event::Input {
-                            node: other.0,
-                            life: other.1,
-                            input,
-                        },
-                    );
-                }
-            }
-            Effect::SendSnapshot { link, zxid } => {
-                let tree = self.nodes[&id].tree.clone();
-                assert_eq!(end_of(&tree), zxid, "{id} sends a snapshot");
-                if let Some(other) = self.route((id, life, link)) {
-                    let at = self.arrival(id, other.0, true);
-                    let (node, life, link) = other;
-                    self.schedule(
-                        at,
-                        Event::Snapshot {
-                            node,
-                            life,
-                            link,
-                            zxid,
-                            tree,
-                        },
-                    );
-                }
-            }
-            other => self.execute_locally(id, life, other),
-        }
-    }
-
-    /// Where a connection leads. A connection that lost something is a dead one.
-    fn route(&mut self, end: End) -> Option<End> {
-        let other = *self.ends.get(&end)?;
-        if self.blocked.contains(&(end.0, other.0)) {
-            self.ends.remove(&end);
-            return None;
-        }
-        Some(other)
-    }
-
-    fn execute_locally(&mut self, id: ServerId, life: u64, effect: Effect) {
-        let node = self.nodes.get_mut(&id).unwrap();
-        match effect {
-            Effect::InstallSnapshot { link, .. } => {
-                node.tree = node.received.remove(&link).unwrap()
-            }
-            Effect::SaveSnapshot(zxid) => {
-                let op = LogOp::SaveSnapshot(zxid, node.tree.clone());
-                self.hand_to_disk(id, op);
-            }
-            Effect::Append(proposal) => self.hand_to_disk(id, LogOp::Append(proposal)),
-            Effect::Truncate(zxid) if node.disk.is_used() => {
-                self.hand_to_disk(id, LogOp::Truncate(zxid))
-            }
-            Effect::Truncate(_) => {
-                node.tree.clear();
-                self.deliver_now(
-                    (id, life, LinkId::accepted(0)),
-                    Input::Truncated(Zxid::ZERO),
-                );
-            }
-            Effect::SaveAcceptedEpoch(epoch) => node.disk.accepted_epoch = epoch,
-            Effect::SaveCurrentEpoch(epoch) => node.disk.current_epoch = epoch,
-            Effect::SaveConfig(config) => {
-                node.disk.config = Some((*config).clone());
-                node.disk.next_config = None;
-            }
-            Effect::ForgetNextConfig => node.disk.next_config = None,
-            Effect::SaveNextConfig(config) => node.disk.next_config = Some((*config).clone()),
-            Effect::Commit(proposal) => {
-                let leads = node
-                    .peer
-                    .as_ref()
-                    .is_some_and(|p| p.state() == PeerState::Leading);
-                if leads && !node.serving {
-                    // A new leader's own history becomes committed, also what its tree has had since its start.
-                    self.checkers.serves(id, &node.tree);
-                }
-                self.checkers.applied(id, node.tree.len(), &proposal);
-                node.tree.push(proposal);
-            }
-            Effect::Serving(serving) => {
-                node.serving = serving;
-                let peer = node.peer.as_ref().unwrap();
-                if serving && peer.state() == PeerState::Leading {
-                    self.checkers
-                        .leader_established(id, peer.current_epoch(), &node.tree);
-                } else if serving {
-                    self.checkers.serves(id, &node.tree);
-                }
-            }
-            Effect::AskTouched { link, zxid } => {
-                let input = Input::Touched {
-                    link,
-                    zxid,
-                    sessions: Vec::new(),
-                };
-                self.deliver_now((id, life, link), input);
-            }
-            Effect::Halt(why) => panic!("server {id} halted: {why}"),
-            Effect::RoleChanged(_) | Effect::LearnerTouched { .. } => {}
-            other => panic!("{other:?} was not expected"),
-        }
-    }
-
-    fn hand_to_disk(&mut self, id: ServerId, op: LogOp) {
-        let node = self.nodes.get_mut(&id).unwrap();
-        node.disk.push(op);
-        if !node.flushing && !node.disk.is_idle() {
-            node.flushing = true;
-            let life = node.life;
-            let at = self.now
-                + if self.steady {
-                    1
-                } else {
-                    self.rng.range(1, node.disk_ms)
-                };
-            self.schedule(at, Event::Flush { node: id, life });
-        }
-    }
-
-    /// A client writes to the server, if that leads.
+    /// Something without meaning goes through the logs, if the server leads.
     pub(crate) fn propose(&mut self, id: ServerId) {
-        let Some(zxid) = self.nodes[&id].peer.as_ref().and_then(Peer::next_zxid) else {
+        let member = self.nodes[&id].member.as_ref();
+        let Some(zxid) = member.and_then(|m| m.peer().next_zxid()) else {
             return;
         };
         self.proposals += 1;
-        let proposal = transaction(zxid, 5, &self.proposals.to_be_bytes());
+        let code = ErrorCode::NO_NODE.0;
+        let proposal = transaction(zxid, self.proposals as i32, Txn::Error { code });
         self.step(id, Input::Propose(proposal));
     }
 
@@ -601,12 +368,12 @@ impl World {
     /// would have no quorum, or comes while another change is under way.
     pub(crate) fn reconfigure(
         &mut self,
-        change: impl FnOnce(&mut BTreeMap<ServerId, Member>),
+        change: impl FnOnce(&mut BTreeMap<ServerId, Entry>),
     ) -> bool {
         let Some(leader) = self.leader() else {
             return false;
         };
-        let peer = self.nodes[&leader].peer.as_ref().unwrap();
+        let peer = self.peer(leader);
         let zxid = peer.next_zxid().unwrap();
         let mut members = peer
             .config()
@@ -627,16 +394,20 @@ impl World {
         {
             return false;
         }
-        let mut body = BytesMut::new();
-        String::from("/zookeeper/config").write(&mut body);
-        config.to_string().write(&mut body);
-        body.put_i32(-1);
-        self.step(leader, Input::Propose(transaction(zxid, 16, &body)));
+        let txn = Txn::Reconfig {
+            path: "/zookeeper/config".into(),
+            data: Some(Bytes::from(config.to_string())),
+            version: -1,
+        };
+        self.step(leader, Input::Propose(transaction(zxid, 0, txn)));
         true
     }
 
     pub(crate) fn leader(&self) -> Option<ServerId> {
-        let leads = |node: &Node| node.peer.as_ref().is_some_and(|p| p.next_zxid().is_some());
+        let leads = |node: &Node| {
+            let member = node.member.as_ref();
+            member.is_some_and(|m| m.peer().next_zxid().is_some())
+        };
         self.nodes
             .iter()
             .filter(|(_, node)| leads(node))
@@ -650,7 +421,14 @@ impl World {
             && self
                 .nodes
                 .values()
-                .all(|n| n.serving && n.tree.len() == self.checkers.committed.len())
+                .all(|n| n.serving && n.tree.history.len() == self.checkers.zxids.len())
+    }
+
+    /// Whether each server knows the sessions of the clients, and no others.
+    pub(crate) fn only_live_sessions(&self) -> bool {
+        let live: BTreeSet<SessionId> = self.clients.iter().filter_map(|c| c.session).collect();
+        let mut sessions = self.nodes.values().map(|n| n.tree.replica.sessions());
+        sessions.all(|sessions| sessions.keys().eq(&live))
     }
 
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
@@ -661,35 +439,38 @@ impl World {
     }
 }
 
-impl Node {
-    fn new() -> Self {
-        Self {
-            peer: None,
-            disk: Disk::default(),
-            tree: Tree::new(),
-            life: 0,
-            tick_at: 0,
-            flushing: false,
-            disk_ms: 8,
-            links_accepted: 0,
-            received: BTreeMap::new(),
-            told_up: BTreeSet::new(),
-            serving: false,
-        }
+fn settings(reconfig_enabled: bool) -> MemberSettings {
+    MemberSettings {
+        prep: PrepSettings {
+            skip_acl: false,
+            extended_types: false,
+            enforce_quota: false,
+        },
+        tick_ms: TIMING.tick_ms,
+        min_session_timeout_ms: 400,
+        max_session_timeout_ms: 4000,
+        container_interval_ms: 60_000,
+        container_never_used_ms: 0,
+        reconfig_enabled,
+        min_voters: 2,
     }
 }
 
-/// A transaction: a header (session, xid, zxid, time, type) and a body.
-pub(crate) fn transaction(zxid: Zxid, kind: i32, body: &[u8]) -> Proposal {
-    let mut data = BytesMut::new();
-    data.put_i64(0);
-    data.put_i32(0);
-    data.put_i64(zxid.0);
-    data.put_i64(0);
-    data.put_i32(kind);
-    data.put_slice(body);
-    Proposal {
+/// A transaction of the server itself.
+fn transaction(zxid: Zxid, cxid: i32, txn: Txn) -> Proposal {
+    let header = TxnHeader {
+        session: SessionId(0),
+        cxid,
         zxid,
-        data: data.freeze(),
+        time: 0,
+        op: txn.op() as i32,
+    };
+    let digest = None;
+    let data = TxnEntry {
+        header,
+        txn,
+        digest,
     }
+    .encode();
+    Proposal { zxid, data }
 }

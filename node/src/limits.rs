@@ -6,15 +6,20 @@
 /// The most bytes of a client's request, and of a znode with its path and ACL (`jute.maxbuffer`).
 pub const FRAME_BYTES: usize = 0xf_ffff;
 
-/// What a record may be longer than [`FRAME_BYTES`], because the server adds headers to what a client sent
-/// (`jute.maxbuffer.extrasize` is as large as `jute.maxbuffer` by default).
-pub const FRAME_EXTRA_BYTES: usize = FRAME_BYTES;
+/// Write requests of all connections that may wait for their commits (`globalOutstandingLimit`).
+pub const OUTSTANDING: u32 = 1_000;
+
+/// Connections from one address (`maxClientCnxns`); 0 is no limit.
+pub const CONNECTIONS_PER_ADDRESS: u32 = 60;
+
+/// Connections altogether (`maxCnxns`); 0 is no limit.
+pub const CONNECTIONS: u32 = 0;
+
+/// Committed proposals kept in memory to bring a learner up to date without a snapshot (`commitLogCount`).
+pub const COMMITTED_LOG: usize = 500;
 
 /// The most bytes of a session handshake: before it a peer has proved nothing, and a genuine one takes 45 bytes.
 pub const CONNECT_REQUEST_BYTES: usize = 10_240;
-
-/// The bytes of a four-letter word.
-pub const FOUR_LETTER_WORD_BYTES: usize = 4;
 
 /// Unsent reply bytes of one connection from which on its socket is no longer read: a client that does not read its
 /// replies stops being served.
@@ -27,26 +32,11 @@ pub const OUTBOX_CLOSE_BYTES: usize = 64 * 1024 * 1024;
 /// Requests of one connection that may wait for their answers before its socket is no longer read.
 pub const CONNECTION_OUTSTANDING: usize = 1_000;
 
-/// Write requests of all connections that may wait for their commits (`globalOutstandingLimit`).
-pub const OUTSTANDING: u32 = 1_000;
-
 /// Bytes of all write requests that may wait for their commits.
 pub const OUTSTANDING_BYTES: usize = 100 * 1024 * 1024;
 
-/// Connections from one address (`maxClientCnxns`); 0 is no limit.
-pub const CONNECTIONS_PER_ADDRESS: u32 = 60;
-
-/// Connections altogether (`maxCnxns`); 0 is no limit.
-pub const CONNECTIONS: u32 = 0;
-
 /// Bytes that are read from a client's socket at once.
 pub const SOCKET_READ_BYTES: usize = 64 * 1024;
-
-/// The most bytes of an election message. Apache's own bound.
-pub const ELECTION_MESSAGE_BYTES: usize = 512 * 1024;
-
-/// The most bytes of the first message on an election connection: the protocol's version, an id and a list of addresses.
-pub const ELECTION_HANDSHAKE_BYTES: usize = 2_048;
 
 /// Connections to the election port that have not yet said who they are.
 pub const ELECTION_HANDSHAKES: usize = 64;
@@ -54,18 +44,12 @@ pub const ELECTION_HANDSHAKES: usize = 64;
 /// The most bytes of a packet between learner and leader. A proposal holds a client's request with its header.
 pub const QUORUM_PACKET_BYTES: usize = 64 * 1024 * 1024;
 
-/// Connections to the quorum port that have not yet said who they are.
-pub const QUORUM_HANDSHAKES: usize = 64;
+/// Connections to the quorum port. Learners need one each; how many may wait to be let in is the protocol's affair.
+pub const QUORUM_LINKS: usize = 1_024;
 
 /// Unsent bytes to one learner at which it is disconnected: it then comes back and is synchronised, by a snapshot if need
 /// be.
 pub const LEARNER_QUEUE_BYTES: usize = 256 * 1024 * 1024;
-
-/// Snapshots that may be sent to learners at the same time.
-pub const SNAPSHOT_SYNCS: usize = 10;
-
-/// Committed proposals kept in memory to bring a learner up to date without a snapshot (`commitLogCount`).
-pub const COMMITTED_LOG: usize = 500;
 
 /// Bytes of the committed proposals kept in memory.
 pub const COMMITTED_LOG_BYTES: usize = 64 * 1024 * 1024;

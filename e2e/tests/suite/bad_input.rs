@@ -15,13 +15,13 @@ const MIB: u64 = 1 << 20;
 /// What memory may grow by between the first quarter and the end.
 const GROWTH: u64 = 16 * MIB;
 
-/// `ZK_E2E_SECONDS`, or ten.
+/// `ZK_E2E_SECONDS`, or a minute.
 fn seconds() -> Result<u64> {
     match std::env::var("ZK_E2E_SECONDS") {
         Ok(text) => text
             .parse()
             .with_context(|| format!("ZK_E2E_SECONDS is {text:?}, which is no number")),
-        Err(_) => Ok(10),
+        Err(_) => Ok(60),
     }
 }
 

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::Report;
 use crate::driver::Message;
@@ -102,13 +102,18 @@ pub async fn listen(
     report: Report,
     numbers: Arc<LinkNumbers>,
 ) {
+    let places = Arc::new(Semaphore::new(limits::QUORUM_LINKS));
     loop {
         let Some((stream, from)) = super::accept(&listener).await else {
             continue;
         };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!(%from, "too many connections to the quorum port: closed");
+            continue;
+        };
         let id = LinkId::accepted(numbers.next());
         tracing::debug!(%from, ?id, "a learner connects");
-        start(id, stream, shared.clone(), report.clone());
+        start(id, stream, Some(place), shared.clone(), report.clone());
     }
 }
 
@@ -132,7 +137,7 @@ pub async fn dial(
 ) {
     for (host, port) in addresses {
         match tokio::time::timeout(timeout, TcpStream::connect((host.as_str(), port))).await {
-            Ok(Ok(stream)) => return start(id, stream, shared, report),
+            Ok(Ok(stream)) => return start(id, stream, None, shared, report),
             Ok(Err(error)) => {
                 tracing::info!(%host, port, %error, "the leader's quorum port cannot be reached yet")
             }
@@ -142,7 +147,13 @@ pub async fn dial(
     report.send(Message::Peer(Input::LinkDown(id)));
 }
 
-fn start(id: LinkId, stream: TcpStream, shared: Arc<Shared>, report: Report) {
+fn start(
+    id: LinkId,
+    stream: TcpStream,
+    place: Option<OwnedSemaphorePermit>,
+    shared: Arc<Shared>,
+    report: Report,
+) {
     if stream.set_nodelay(true).is_err() {
         report.send(Message::Peer(Input::LinkDown(id)));
         return;
@@ -167,6 +178,7 @@ fn start(id: LinkId, stream: TcpStream, shared: Arc<Shared>, report: Report) {
             tracing::info!(?id, %error, "a quorum connection ends");
         }
         report.send(Message::Peer(Input::LinkDown(id)));
+        drop(place);
     });
 }
 

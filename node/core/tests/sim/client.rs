@@ -353,7 +353,7 @@ impl World {
     fn act(&mut self, index: usize) {
         if self.mood == Mood::Wild && self.clients[index].in_flight.len() < 6 {
             match self.rng.range(0, 150) {
-                0..=2 => return self.connect(index, true),
+                0..=2 | 8..=12 => return self.connect(index, true),
                 3 | 4 => return self.request(index, Request::CloseSession),
                 5 => {
                     let client = &mut self.clients[index];
@@ -393,6 +393,11 @@ impl World {
         let to = self.rng.pick(&ids).unwrap();
         if moves {
             self.counts.moved += 1;
+            // What is still on its way races with the move.
+            for _ in 0..self.rng.range(0, 3) {
+                let request = self.clients[index].write(&mut self.rng);
+                self.request(index, request);
+            }
             self.leave(index, true);
         }
         if !self.is_up(to) {

@@ -112,10 +112,15 @@ fn disturb(world: &mut World) {
 }
 
 fn isolate(world: &mut World, id: ServerId) {
+    let noticed_by = world.rng.range(0, 4);
     for other in world.ids() {
         world.blocked.extend([(id, other), (other, id)]);
-        if world.rng.one_in(2) {
-            world.cut(id, other);
+        match noticed_by {
+            0 => world.cut(id, other),
+            // The others go on at once; a leader that is left alone does not know it yet.
+            1 => world.cut(other, id),
+            2 if world.rng.one_in(2) => world.cut(id, other),
+            _ => {}
         }
     }
 }

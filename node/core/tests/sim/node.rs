@@ -79,6 +79,7 @@ impl Node {
     pub(crate) fn stop(&mut self) {
         self.member = None;
         self.life += 1;
+        self.tick_at = 0;
         self.flushing = false;
         self.serving = false;
         self.watches = WatchTable::new();

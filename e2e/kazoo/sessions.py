@@ -17,11 +17,18 @@ SHORT = 2.0
 def run(member, others, root):
     zk = z.client(member)
     zk.ensure_path(root)
+    listed(zk)
     vanished = expiry(zk, member, root)
     told(zk, member, root)
     moved(zk, member, others, root)
     zk.stop()
     return f"a dead client's ephemeral node was gone after {vanished:.1f} s (time-out {SHORT:.0f} s)"
+
+
+def listed(zk):
+    """The session stands in its server's list, whatever role that has."""
+    session, dump = f"0x{zk.client_id[0] & (1 << 64) - 1:x}", zk.command(b"dump")
+    assert session in dump, f"{session} is not in the dump: {dump}"
 
 
 def expiry(zk, member, root):

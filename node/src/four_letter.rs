@@ -64,7 +64,7 @@ pub fn answer(command: Command, shared: &Shared) -> String {
     match command {
         Command::Conf => conf(shared, &status),
         Command::Cons => connections(shared, true) + "\n",
-        Command::Dump => dump(shared, &status),
+        Command::Dump => dump(shared),
         Command::Isro => "rw".into(),
         Command::Mntr => mntr(shared, &status),
         Command::Ruok => "imok".into(),
@@ -215,23 +215,13 @@ fn conf(shared: &Shared, status: &Status) -> String {
     text + "membership: \n" + &status.config
 }
 
-fn dump(shared: &Shared, status: &Status) -> String {
+/// On every member the sessions with their time-outs, as Apache's learners list them.
+fn dump(shared: &Shared) -> String {
     let replica = shared.replica.read();
     let mut text = String::from("SessionTracker dump:\n");
-    if status.state == PeerState::Leading {
-        let count: usize = status.expiries.values().map(Vec::len).sum();
-        text += &format!("Session Sets ({})/({count}):\n", status.expiries.len());
-        for (ms, sessions) in &status.expiries {
-            text += &format!("{} expire in {ms} ms:\n", sessions.len());
-            for session in sessions {
-                text += &format!("\t{session}\n");
-            }
-        }
-    } else {
-        text += &format!("Global Sessions({}):\n", replica.sessions().len());
-        for (session, timeout) in replica.sessions() {
-            text += &format!("{session}\t{timeout}ms\n");
-        }
+    text += &format!("Global Sessions({}):\n", replica.sessions().len());
+    for (session, timeout) in replica.sessions() {
+        text += &format!("{session}\t{timeout}ms\n");
     }
     text += "ephemeral nodes dump:\n";
     let owners: Vec<SessionId> = replica.tree().ephemeral_owners().collect();

@@ -1,9 +1,7 @@
 //! What the driver tells of itself to those who ask: four-letter words and metrics.
 
-use std::collections::BTreeMap;
-
 use node_core::proto::election::PeerState;
-use node_core::zxid::{Epoch, ServerId, SessionId, Zxid};
+use node_core::zxid::{Epoch, ServerId, Zxid};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -34,8 +32,6 @@ pub struct Status {
     pub config: String,
     /// Voters in it.
     pub quorum_size: usize,
-    /// On the leader: sessions by the ms in which they expire, from now.
-    pub expiries: BTreeMap<u64, Vec<SessionId>>,
 }
 
 impl Default for Status {
@@ -54,7 +50,6 @@ impl Default for Status {
             proposal_sizes: None,
             config: String::new(),
             quorum_size: 0,
-            expiries: BTreeMap::new(),
         }
     }
 }

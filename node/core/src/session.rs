@@ -226,13 +226,6 @@ impl SessionTracker {
         self.sessions.is_empty()
     }
 
-    /// The sessions by the time at which they expire.
-    pub fn buckets(&self) -> impl Iterator<Item = (Time, &BTreeSet<SessionId>)> {
-        self.buckets
-            .iter()
-            .map(|(time, sessions)| (*time, sessions))
-    }
-
     fn bucket(&self, now: Time, timeout_ms: i32) -> Time {
         let due = now.0 + u64::try_from(timeout_ms).unwrap_or(0);
         Time((due / self.tick_ms + 1) * self.tick_ms)

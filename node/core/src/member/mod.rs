@@ -198,21 +198,6 @@ impl Member {
         self.pipeline.len()
     }
 
-    /// The leader's sessions by the time at which they expire.
-    #[must_use]
-    pub fn session_buckets(&self) -> Option<Vec<(Time, Vec<SessionId>)>> {
-        let Service::Leader(leading) = &self.service else {
-            return None;
-        };
-        Some(
-            leading
-                .sessions
-                .buckets()
-                .map(|(time, sessions)| (time, sessions.iter().copied().collect()))
-                .collect(),
-        )
-    }
-
     /// When the next [`Input::Tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Time {

@@ -1,4 +1,5 @@
-// Makes volumes for claims: a volume is a folder of the machine, bound to the node of the pod that first wants it.
+// Makes volumes for claims: a volume is a folder of the machine, bound to the node of the pod that first wants it. A claim
+// that asks for more is told that it has it: a folder has no size.
 package main
 
 import (
@@ -7,8 +8,10 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"time"
 
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -50,6 +53,39 @@ func (f folders) Delete(_ context.Context, volume *core.PersistentVolume) error 
 	return os.RemoveAll(filepath.Join(f.root, volume.Name))
 }
 
+// grow gives all claims what they ask for, over and over.
+func grow(ctx context.Context, client kubernetes.Interface) {
+	for range time.Tick(time.Second) {
+		claims, err := client.CoreV1().PersistentVolumeClaims("").List(ctx, meta.ListOptions{ResourceVersion: "0"})
+		if err != nil {
+			log.Printf("claims cannot be listed: %v", err)
+			continue
+		}
+		for _, claim := range claims.Items {
+			want, has := claim.Spec.Resources.Requests[core.ResourceStorage], claim.Status.Capacity[core.ResourceStorage]
+			if claim.Status.Phase == core.ClaimBound && want.Cmp(has) > 0 {
+				if err := growOne(ctx, client, &claim, want); err != nil {
+					log.Printf("claim %s of %s cannot grow: %v", claim.Name, claim.Namespace, err)
+				}
+			}
+		}
+	}
+}
+
+func growOne(ctx context.Context, client kubernetes.Interface, claim *core.PersistentVolumeClaim, size resource.Quantity) error {
+	volume, err := client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, meta.GetOptions{})
+	if err != nil {
+		return err
+	}
+	volume.Spec.Capacity[core.ResourceStorage] = size
+	if _, err := client.CoreV1().PersistentVolumes().Update(ctx, volume, meta.UpdateOptions{}); err != nil {
+		return err
+	}
+	claim.Status.Capacity[core.ResourceStorage] = size
+	_, err = client.CoreV1().PersistentVolumeClaims(claim.Namespace).UpdateStatus(ctx, claim, meta.UpdateOptions{})
+	return err
+}
+
 func main() {
 	kubeconfig := flag.String("kubeconfig", "", "file that says where the cluster is")
 	root := flag.String("root", "", "folder of all volumes")
@@ -60,5 +96,6 @@ func main() {
 	}
 	ctx := context.Background()
 	client := kubernetes.NewForConfigOrDie(config)
+	go grow(ctx, client)
 	controller.NewProvisionController(ctx, client, name, folders{*root}, controller.LeaderElection(false)).Run(ctx)
 }

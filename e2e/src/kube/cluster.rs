@@ -140,6 +140,31 @@ impl Cluster {
         Ok(here.to_owned())
     }
 
+    /// Gives an image that is loaded another name: the same program, so that a change of it can be tried. On other
+    /// clusters than the project's own, `ZK_E2E_IMAGE_NODE_NEXT` names it.
+    pub fn retag(&self, image: &str, other: &str) -> Result<String> {
+        if let Ok(elsewhere) = std::env::var("ZK_E2E_IMAGE_NODE_NEXT") {
+            return Ok(elsewhere);
+        }
+        ensure!(
+            self.own,
+            "set ZK_E2E_IMAGE_NODE_NEXT to another image of the node that the cluster can pull"
+        );
+        for line in run(Command::new(script("node")).arg("list"), "")?.lines() {
+            let Some(node) = line
+                .strip_suffix(" running")
+                .and_then(|name| name.strip_prefix('n'))
+            else {
+                continue;
+            };
+            let tag = [
+                "exec", node, "ctr", "-n", "k8s.io", "images", "tag", "--force", image, other,
+            ];
+            run(Command::new(script("node")).args(tag), "")?;
+        }
+        Ok(other.to_owned())
+    }
+
     /// Runs kubectl; returns what it printed.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         run(&mut self.command("kubectl", arguments), "")

@@ -9,4 +9,6 @@ pub mod fault;
 pub mod forward;
 pub mod load;
 pub mod namespace;
+pub mod operator;
+pub mod pods;
 pub mod program;

@@ -103,6 +103,11 @@ impl<'a> Namespace<'a> {
     /// Runs a pod of one container to its end; returns its log, or an error with it.
     pub fn run_to_end(&self, manifest: &str, pod: &str, patience: Duration) -> Result<String> {
         self.apply(manifest)?;
+        self.wait_end(pod, patience)
+    }
+
+    /// Waits until a pod of one container has ended, and removes it; returns its log, or an error with it.
+    pub fn wait_end(&self, pod: &str, patience: Duration) -> Result<String> {
         let what = format!("pod {pod} to end");
         let phase = self.wait(&what, ["pod", pod], patience, |object| {
             let phase = object["status"]["phase"].as_str()?;

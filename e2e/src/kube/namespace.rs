@@ -11,7 +11,7 @@ use crate::tools;
 
 /// How long a pod may take to run, with its image loaded.
 const POD: Duration = Duration::from_secs(60);
-const GONE: &str = "120s";
+const GONE: &str = "--timeout=120s";
 
 /// A namespace that is there as long as this value.
 #[derive(Debug)]
@@ -121,12 +121,12 @@ impl<'a> Namespace<'a> {
         Ok(log)
     }
 
-    /// Says that the test passed, and removes the namespace with all that is in it.
+    /// Says that the test passed, and removes the namespace; returns when its pods are gone. The rest follows by itself.
     pub fn passed(mut self) -> Result<()> {
         self.passed = true;
-        let timeout = format!("--timeout={GONE}");
         self.cluster
-            .kubectl(&["delete", "namespace", &self.name, &timeout])?;
+            .kubectl(&["delete", "namespace", &self.name, "--wait=false"])?;
+        self.kubectl(&["wait", "--for=delete", "pod", "--all", GONE])?;
         Ok(())
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::backend::Class;
+
 /// Why a call did not do what it was made for.
 #[derive(Debug, Error)]
 #[error("{what}: {why}")]
@@ -15,34 +17,6 @@ pub struct ApiError {
     pub why: String,
     /// What to do about it.
     pub class: Class,
-}
-
-/// What to do about a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// The world is not what it was when it was observed: look again soon. Nothing is wrong.
-    Outdated,
-    /// No answer, or an answer that asks for patience: try again later.
-    Transport,
-    /// The answer was no, and will stay so until a person changes something.
-    Refused,
-    /// What is seen contradicts itself, so that no step can be known to be safe.
-    Contradiction,
-    /// This process may not act any more: another one holds the lease.
-    Deposed,
-}
-
-impl Class {
-    /// The class as metrics and logs name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Outdated => "outdated",
-            Self::Transport => "transport",
-            Self::Refused => "refused",
-            Self::Contradiction => "contradiction",
-            Self::Deposed => "deposed",
-        }
-    }
 }
 
 impl ApiError {

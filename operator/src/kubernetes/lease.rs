@@ -17,7 +17,8 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::api::{ApiError, Class};
+use super::api::ApiError;
+use crate::backend::Class;
 
 /// Names of the lease and of this process.
 #[derive(Clone, Debug)]
@@ -107,9 +108,21 @@ impl Keeper {
         (keeper, Fence(Some(fence)))
     }
 
+    /// Keeps the lease until `stop` is done, and gives it up then; or until it is lost.
+    pub async fn keep_until(mut self, stop: impl Future<Output = ()>) -> Option<LeaseLost> {
+        let lost = tokio::select! {
+            lost = self.keep() => Some(lost),
+            () = stop => None,
+        };
+        if lost.is_none() {
+            self.release().await;
+        }
+        lost
+    }
+
     /// Takes the lease as soon as it can be had and renews it; returns when it could not be renewed in time. From then
     /// on this process must not act, and is best ended.
-    pub async fn keep(&mut self) -> LeaseLost {
+    async fn keep(&mut self) -> LeaseLost {
         loop {
             let held = *self.until.borrow();
             let outcome = match held {
@@ -145,7 +158,7 @@ impl Keeper {
     }
 
     /// Gives the lease up, so that another operator need not wait for it to run out.
-    pub async fn release(mut self) {
+    async fn release(mut self) {
         let held = self.until.send_replace(None).is_some();
         let Some(Sighting { mut lease, .. }) = self.seen.take().filter(|_| held) else {
             return;

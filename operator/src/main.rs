@@ -68,19 +68,39 @@ enum Command {
 #[derive(Args)]
 struct RunCall {
     /// Watch this namespace; may be given several times [default: all namespaces].
-    #[arg(long = "namespace", value_name = "NS", env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    #[arg(
+        long = "namespace",
+        value_name = "NS",
+        env = "WATCH_NAMESPACES",
+        value_delimiter = ','
+    )]
     namespaces: Vec<String>,
     /// Image of the members, for ensembles that name none.
     #[arg(long, value_name = "IMAGE", env = "NODE_IMAGE")]
     node_image: String,
     /// Domain of the cluster's host names.
-    #[arg(long, value_name = "DOMAIN", env = "CLUSTER_DOMAIN", default_value = "cluster.local")]
+    #[arg(
+        long,
+        value_name = "DOMAIN",
+        env = "CLUSTER_DOMAIN",
+        default_value = "cluster.local"
+    )]
     cluster_domain: String,
     /// Where to serve /metrics, /healthz and /readyz.
-    #[arg(long, value_name = "ADDRESS", env = "HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "HTTP_ADDRESS",
+        default_value = "0.0.0.0:8080"
+    )]
     http_address: SocketAddr,
     /// Name of the lease that the acting operator holds.
-    #[arg(long, value_name = "NAME", env = "LEASE_NAME", default_value = "zookeeper-operator")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LEASE_NAME",
+        default_value = "zookeeper-operator"
+    )]
     lease_name: String,
     /// Namespace of the lease [default: the one of the pod or of the kubeconfig].
     #[arg(long, value_name = "NS", env = "POD_NAMESPACE")]
@@ -174,7 +194,11 @@ fn run_kubernetes(call: RunCall) -> ExitCode {
         marker: call.crash_marker,
     };
     let options = run::Options {
-        namespaces: call.namespaces.into_iter().filter(|it| !it.is_empty()).collect(),
+        namespaces: call
+            .namespaces
+            .into_iter()
+            .filter(|it| !it.is_empty())
+            .collect(),
         settings: Settings {
             node_image: call.node_image,
             cluster_domain: call.cluster_domain,
@@ -202,10 +226,18 @@ fn run_kubernetes(call: RunCall) -> ExitCode {
 
 /// RUST_LOG says how much, as in `RUST_LOG=operator=debug`.
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=error"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=error"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
+        LogFormat::Json => log
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .init(),
         LogFormat::Text => log.init(),
     }
 }

@@ -29,6 +29,15 @@ impl ApiError {
         }
     }
 
+    /// Nobody answered.
+    pub fn unanswered(what: impl Into<String>, limit: Duration) -> Self {
+        Self {
+            what: what.into(),
+            why: format!("the API server did not answer within {limit:?}"),
+            class: Class::Transport,
+        }
+    }
+
     /// Sorts what kube says.
     pub fn new(what: impl Into<String>, error: &kube::Error) -> Self {
         Self {
@@ -44,14 +53,19 @@ pub async fn call<T>(
     what: impl Into<String>,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, ApiError> {
-    match tokio::time::timeout(CALL_TIMEOUT, request).await {
+    call_within(CALL_TIMEOUT, what, request).await
+}
+
+/// [`call`] with a limit of its own.
+pub async fn call_within<T>(
+    limit: Duration,
+    what: impl Into<String>,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(limit, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(ApiError::new(what, &error)),
-        Err(_) => Err(ApiError {
-            what: what.into(),
-            why: format!("the API server did not answer within {CALL_TIMEOUT:?}"),
-            class: Class::Transport,
-        }),
+        Err(_) => Err(ApiError::unanswered(what, limit)),
     }
 }
 
@@ -128,15 +142,16 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_call_that_hangs_ends_with_words() {
         let never = std::future::pending::<Result<(), kube::Error>>();
-        let error = call("reading pod demo-1", never).await.unwrap_err();
+        let limit = Duration::from_millis(1);
+        let error = call_within(limit, "reading pod demo-1", never)
+            .await
+            .unwrap_err();
         assert_eq!(error.class, Class::Transport);
-        assert_eq!(
-            error.to_string(),
-            "reading pod demo-1: the API server did not answer within 15s"
-        );
+        let words = "reading pod demo-1: the API server did not answer within 1ms";
+        assert_eq!(error.to_string(), words);
     }
 
     #[tokio::test]

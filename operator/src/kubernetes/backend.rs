@@ -67,16 +67,29 @@ impl<M: Members> KubernetesBackend<'_, M> {
         if let Err(BackendError::Contradiction(words)) = &observed {
             let before = self.ensemble.status.clone().unwrap_or_default();
             let generation = self.ensemble.metadata.generation;
-            let status = halted(&before, &before, generation, "Contradiction", words, self.now);
+            let status = halted(
+                &before,
+                &before,
+                generation,
+                "Contradiction",
+                words,
+                self.now,
+            );
             write_status(self.ctx, &self.ensemble, self.memory, &status, self.now).await?;
         }
         observed
     }
 
     /// Tells people of what changed from one status to the next.
-    async fn tell_changes(&self, before: &ZooKeeperEnsembleStatus, status: &ZooKeeperEnsembleStatus) {
+    async fn tell_changes(
+        &self,
+        before: &ZooKeeperEnsembleStatus,
+        status: &ZooKeeperEnsembleStatus,
+    ) {
         let (was, is) = (before.leader_changes, status.leader_changes);
-        let leader = status.leader.map_or("no member".into(), |id| format!("member {id}"));
+        let leader = status
+            .leader
+            .map_or("no member".into(), |id| format!("member {id}"));
         let note = |how: &str| {
             let epoch = status.epoch.unwrap_or_default();
             format!("{leader} leads, in epoch {epoch}; the change was {how}")
@@ -97,7 +110,9 @@ impl<M: Members> KubernetesBackend<'_, M> {
         }
         let stalled = |status: &ZooKeeperEnsembleStatus| {
             let mut conditions = status.conditions.iter();
-            conditions.find(|it| it.type_ == "Stalled" && it.status == "True").cloned()
+            conditions
+                .find(|it| it.type_ == "Stalled" && it.status == "True")
+                .cloned()
         };
         if let (None, Some(condition)) = (stalled(before), stalled(status)) {
             let news = News {
@@ -140,7 +155,8 @@ impl<M: Members> Backend for KubernetesBackend<'_, M> {
     async fn publish(&mut self, status: &ZooKeeperEnsembleStatus) -> Result<(), BackendError> {
         let before = self.ensemble.status.clone().unwrap_or_default();
         let wrong = self.problems.map(|problems| {
-            let words = format!("the manifest is wrong, and the one before stays in force: {problems}");
+            let words =
+                format!("the manifest is wrong, and the one before stays in force: {problems}");
             let generation = self.ensemble.metadata.generation;
             stalled(status, &before, generation, INVALID_SPEC, &words, self.now)
         });
@@ -208,7 +224,9 @@ fn is_worth_writing(
 ) -> bool {
     match (before, since_s) {
         (None, _) => true,
-        (Some(before), Some(since)) if since < REFRESH_EVERY_S => settled(before) != settled(status),
+        (Some(before), Some(since)) if since < REFRESH_EVERY_S => {
+            settled(before) != settled(status)
+        }
         (Some(before), _) => before != status,
     }
 }
@@ -219,18 +237,28 @@ pub(super) async fn read_live<M>(
     ensemble: &ZooKeeperEnsemble,
     nodes: &Seen,
 ) -> Result<(Arc<ZooKeeperEnsemble>, Seen), ApiError> {
-    let (name, namespace) = (ensemble.name_any(), ensemble.namespace().unwrap_or_default());
+    let (name, namespace) = (
+        ensemble.name_any(),
+        ensemble.namespace().unwrap_or_default(),
+    );
     let what = format!("reading {name}");
     let ensembles: Api<ZooKeeperEnsemble> = Api::namespaced(ctx.client.clone(), &namespace);
     let live = call(&what, ensembles.get(&name)).await?;
     if live.uid() != ensemble.uid() {
-        return Err(ApiError::outdated(what, "it is another one of the same name"));
+        return Err(ApiError::outdated(
+            what,
+            "it is another one of the same name",
+        ));
     }
     let select = ListParams::default().labels(&names::selector_text(&name, None));
     let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &namespace);
     let pods = call(format!("listing the pods of {name}"), pods.list(&select)).await?;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &namespace);
-    let claims = call(format!("listing the claims of {name}"), claims.list(&select)).await?;
+    let claims = call(
+        format!("listing the claims of {name}"),
+        claims.list(&select),
+    )
+    .await?;
     let seen = Seen {
         pods: pods.items.into_iter().map(Arc::new).collect(),
         claims: claims.items.into_iter().map(Arc::new).collect(),
@@ -277,6 +305,10 @@ mod tests {
         let moved = status("0x2", "follower");
         assert!(!is_worth_writing(Some(&before), &moved, Some(59)));
         assert!(is_worth_writing(Some(&before), &moved, Some(60)));
-        assert!(is_worth_writing(Some(&before), &status("0x1", "leader"), Some(1)));
+        assert!(is_worth_writing(
+            Some(&before),
+            &status("0x1", "leader"),
+            Some(1)
+        ));
     }
 }

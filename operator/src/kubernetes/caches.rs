@@ -54,7 +54,11 @@ struct Scope {
 
 impl Caches {
     /// Begins to watch. `namespaces` empty: all.
-    pub(super) fn start(client: &Client, namespaces: &[String], poke: &UnboundedSender<Poke>) -> Self {
+    pub(super) fn start(
+        client: &Client,
+        namespaces: &[String],
+        poke: &UnboundedSender<Poke>,
+    ) -> Self {
         let mut watches = Watches {
             client,
             poke,
@@ -62,7 +66,10 @@ impl Caches {
         };
         let scopes = match namespaces {
             [] => vec![watches.scope(None)],
-            some => some.iter().map(|namespace| watches.scope(Some(namespace))).collect(),
+            some => some
+                .iter()
+                .map(|namespace| watches.scope(Some(namespace)))
+                .collect(),
         };
         let nodes = watches.nodes();
         Self {
@@ -98,13 +105,17 @@ impl Caches {
     /// All ensembles.
     pub(super) fn keys(&self) -> Vec<Key> {
         let ensembles = self.scopes.iter().flat_map(|scope| scope.ensembles.state());
-        ensembles.filter_map(|ensemble| key_of(&*ensemble)).collect()
+        ensembles
+            .filter_map(|ensemble| key_of(&*ensemble))
+            .collect()
     }
 
     /// One ensemble.
     pub(super) fn ensemble(&self, key: &Key) -> Option<Arc<Guarded>> {
         let same = |ensemble: &Guarded| key_of(ensemble).as_ref() == Some(key);
-        self.scopes.iter().find_map(|scope| scope.ensembles.find(same))
+        self.scopes
+            .iter()
+            .find_map(|scope| scope.ensembles.find(same))
     }
 
     /// An ensemble's pods.
@@ -171,7 +182,8 @@ impl Watches<'_> {
         });
         let poke = move |ensemble: &Guarded, gone: bool| {
             let key = key_of(ensemble)?;
-            news.is_news(&key.to_string(), ensemble, gone).then_some(Poke::One(key))
+            news.is_news(&key.to_string(), ensemble, gone)
+                .then_some(Poke::One(key))
         };
         self.watch(api, watcher::Config::default(), trim, poke)
     }
@@ -183,7 +195,9 @@ impl Watches<'_> {
     {
         let api: Api<K> = self.api(namespace);
         let config = watcher::Config::default().labels(MANAGED);
-        self.watch(api, config, trim, |object, _| owner_key(object).map(Poke::One))
+        self.watch(api, config, trim, |object, _| {
+            owner_key(object).map(Poke::One)
+        })
     }
 
     /// A node's heartbeat is no news.
@@ -197,8 +211,13 @@ impl Watches<'_> {
         };
         let news = News::new(|node: &Node| {
             let spec = node.spec.clone().unwrap_or_default();
-            let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            let ready = conditions.filter(|it| it.type_ == "Ready").map(|it| it.status.clone());
+            let conditions = node
+                .status
+                .iter()
+                .flat_map(|status| status.conditions.iter().flatten());
+            let ready = conditions
+                .filter(|it| it.type_ == "Ready")
+                .map(|it| it.status.clone());
             (
                 node.metadata.labels.clone(),
                 spec.taints,
@@ -206,7 +225,10 @@ impl Watches<'_> {
                 ready.collect::<Vec<_>>(),
             )
         });
-        let poke = move |node: &Node, gone: bool| news.is_news(&node.name_any(), node, gone).then_some(Poke::All);
+        let poke = move |node: &Node, gone: bool| {
+            news.is_news(&node.name_any(), node, gone)
+                .then_some(Poke::All)
+        };
         self.watch(api, watcher::Config::default(), slim, poke)
     }
 
@@ -234,7 +256,10 @@ impl Watches<'_> {
         let (reader, writer) = store();
         let send = self.poke.clone();
         let plural = <K as Resource>::plural(&()).into_owned();
-        let stream = watcher(api, config).default_backoff().modify(trim).reflect(writer);
+        let stream = watcher(api, config)
+            .default_backoff()
+            .modify(trim)
+            .reflect(writer);
         self.tasks.spawn(async move {
             let mut stream = std::pin::pin!(stream);
             while let Some(event) = stream.next().await {

@@ -131,7 +131,11 @@ impl Crash {
         if wanted != Some(step) || self.marker.as_ref().is_some_and(|marker| marker.exists()) {
             return;
         }
-        if let Some(Err(error)) = self.marker.as_ref().map(|marker| std::fs::write(marker, step)) {
+        if let Some(Err(error)) = self
+            .marker
+            .as_ref()
+            .map(|marker| std::fs::write(marker, step))
+        {
             tracing::error!(%error, "the crash switch cannot write its marker, and stays off");
             return;
         }

@@ -46,7 +46,11 @@ struct Done {
 
 impl<'a, M: Members> Controller<'a, M> {
     /// Runs until `stop` is done; then the passes that have begun go on to their end.
-    pub(super) async fn run(&self, mut pokes: UnboundedReceiver<Poke>, stop: impl Future<Output = ()>) {
+    pub(super) async fn run(
+        &self,
+        mut pokes: UnboundedReceiver<Poke>,
+        stop: impl Future<Output = ()>,
+    ) {
         let mut stop = std::pin::pin!(stop);
         let mut queue = Queue::new();
         let mut running: FuturesUnordered<LocalBoxFuture<'a, Done>> = FuturesUnordered::new();
@@ -63,7 +67,9 @@ impl<'a, M: Members> Controller<'a, M> {
             }
             let due = queue.due().filter(|_| running.len() < self.concurrency);
             // The beat is told at least this often.
-            let wake = due.unwrap_or_else(|| Instant::now() + BEAT).min(Instant::now() + BEAT);
+            let wake = due
+                .unwrap_or_else(|| Instant::now() + BEAT)
+                .min(Instant::now() + BEAT);
             self.health.beat();
             tokio::select! {
                 Some(poke) = pokes.recv() => self.poke(&mut queue, poke),
@@ -75,7 +81,10 @@ impl<'a, M: Members> Controller<'a, M> {
                 () = &mut stop => break,
             }
         }
-        tracing::info!(passes = running.len(), "stopping once these passes are over");
+        tracing::info!(
+            passes = running.len(),
+            "stopping once these passes are over"
+        );
         while running.next().await.is_some() {}
     }
 
@@ -119,7 +128,12 @@ impl<'a, M: Members> Controller<'a, M> {
             },
             owned: self.caches.owned(&key),
         };
-        let span = tracing::info_span!("pass", namespace = key.namespace, ensemble = key.name, step = tracing::field::Empty);
+        let span = tracing::info_span!(
+            "pass",
+            namespace = key.namespace,
+            ensemble = key.name,
+            step = tracing::field::Empty
+        );
         let (ctx, metrics) = (self.ctx, self.metrics);
         let turn = async move {
             let mut memory = memory;
@@ -128,7 +142,9 @@ impl<'a, M: Members> Controller<'a, M> {
             let work = AssertUnwindSafe(pass(ctx, ensemble, view, &mut memory, now)).catch_unwind();
             let outcome = work.await.unwrap_or_else(|_| {
                 // One ensemble must not take the others with it.
-                Err(BackendError::Refused("the operator has a bug; its log has the place".into()))
+                Err(BackendError::Refused(
+                    "the operator has a bug; its log has the place".into(),
+                ))
             });
             metrics.pass_took(begun.elapsed());
             note(metrics, &outcome, now);
@@ -139,8 +155,17 @@ impl<'a, M: Members> Controller<'a, M> {
     }
 
     /// An object that this operator cannot read: told once for each version of it.
-    async fn tell_unreadable(&self, key: &Key, invalid: &InvalidObject, unreadable: &mut BTreeMap<Key, String>) {
-        let version = invalid.metadata.resource_version.clone().unwrap_or_default();
+    async fn tell_unreadable(
+        &self,
+        key: &Key,
+        invalid: &InvalidObject,
+        unreadable: &mut BTreeMap<Key, String>,
+    ) {
+        let version = invalid
+            .metadata
+            .resource_version
+            .clone()
+            .unwrap_or_default();
         if unreadable.insert(key.clone(), version.clone()) == Some(version) {
             return;
         }
@@ -158,7 +183,9 @@ impl<'a, M: Members> Controller<'a, M> {
             warns: true,
             reason: "Unreadable",
             action: "Read",
-            note: format!("this operator cannot read the object, and leaves it alone: {error}; do the CRD and the operator have the same version?"),
+            note: format!(
+                "this operator cannot read the object, and leaves it alone: {error}; do the CRD and the operator have the same version?"
+            ),
             member: None,
         };
         self.ctx.events.tell_of(&reference, news).await;

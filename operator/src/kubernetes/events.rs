@@ -55,9 +55,18 @@ impl Events {
         self.publish(regarding, news, None).await;
     }
 
-    async fn publish(&self, regarding: &ObjectReference, news: News<'_>, pod: Option<ObjectReference>) {
+    async fn publish(
+        &self,
+        regarding: &ObjectReference,
+        news: News<'_>,
+        pod: Option<ObjectReference>,
+    ) {
         let event = Event {
-            type_: if news.warns { EventType::Warning } else { EventType::Normal },
+            type_: if news.warns {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
             reason: news.reason.to_owned(),
             note: Some(cut(news.note)),
             action: news.action.to_owned(),
@@ -66,8 +75,13 @@ impl Events {
         let publish = self.recorder.publish(&event, regarding);
         match tokio::time::timeout(PATIENCE, publish).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(reason = event.reason, %error, "an event did not get through"),
-            Err(_) => tracing::warn!(reason = event.reason, "an event did not get through in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(reason = event.reason, %error, "an event did not get through")
+            }
+            Err(_) => tracing::warn!(
+                reason = event.reason,
+                "an event did not get through in time"
+            ),
         }
     }
 }

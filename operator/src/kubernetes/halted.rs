@@ -33,7 +33,11 @@ pub(super) fn stalled(
 ) -> ZooKeeperEnsembleStatus {
     let mut status = status.clone();
     status.observed_generation = generation;
-    for (kind, value) in [("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True")] {
+    for (kind, value) in [
+        ("Ready", "False"),
+        ("Reconciling", "False"),
+        ("Stalled", "True"),
+    ] {
         let mut old = before.conditions.iter();
         let same = old.find(|other| other.type_ == kind && other.status == value);
         let condition = Condition {
@@ -44,7 +48,11 @@ pub(super) fn stalled(
             observed_generation: generation,
             last_transition_time: same.map_or(Time(now), |same| same.last_transition_time.clone()),
         };
-        match status.conditions.iter_mut().find(|other| other.type_ == kind) {
+        match status
+            .conditions
+            .iter_mut()
+            .find(|other| other.type_ == kind)
+        {
             Some(place) => *place = condition,
             None => status.conditions.push(condition),
         }
@@ -63,10 +71,34 @@ mod tests {
     fn saying_the_same_again_changes_nothing() {
         let at = |second| Now::from_second(second).unwrap();
         let nothing = ZooKeeperEnsembleStatus::default();
-        let once = halted(&nothing, &nothing, Some(3), "InvalidSpec", "voters is wrong", at(1));
-        assert_eq!(halted(&once, &once, Some(3), "InvalidSpec", "voters is wrong", at(9)), once);
-        let ready = once.conditions.iter().find(|it| it.type_ == "Ready").unwrap();
-        assert_eq!((ready.status.as_str(), ready.message.as_str()), ("False", "voters is wrong"));
+        let once = halted(
+            &nothing,
+            &nothing,
+            Some(3),
+            "InvalidSpec",
+            "voters is wrong",
+            at(1),
+        );
+        assert_eq!(
+            halted(
+                &once,
+                &once,
+                Some(3),
+                "InvalidSpec",
+                "voters is wrong",
+                at(9)
+            ),
+            once
+        );
+        let ready = once
+            .conditions
+            .iter()
+            .find(|it| it.type_ == "Ready")
+            .unwrap();
+        assert_eq!(
+            (ready.status.as_str(), ready.message.as_str()),
+            ("False", "voters is wrong")
+        );
         assert_eq!(once.plan.summary, "stopped: voters is wrong");
     }
 }

@@ -182,7 +182,15 @@ async fn finish<M: Members>(
             tracing::info!("{words}");
         }
     };
-    let outcome = reconcile::pass(cluster, &mut backend, &previous, trouble.as_deref(), now, say).await?;
+    let outcome = reconcile::pass(
+        cluster,
+        &mut backend,
+        &previous,
+        trouble.as_deref(),
+        now,
+        say,
+    )
+    .await?;
     let observed = backend.observe().await?;
     let shared = backend.keep_shared(&observed, owned).await.err();
     let committed = observed.committed.as_ref();

@@ -77,16 +77,21 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let mut stop = Stop::listen()?;
     let metrics = Metrics::default();
     let health = Health::default();
-    let listener = web::bind(options.http_address).await.map_err(|error| RunError::Io {
-        what: format!("listening on {} (--http-address)", options.http_address),
-        error,
-    })?;
+    let listener = web::bind(options.http_address)
+        .await
+        .map_err(|error| RunError::Io {
+            what: format!("listening on {} (--http-address)", options.http_address),
+            error,
+        })?;
     let pages = web::serve(listener, metrics.clone(), health.clone());
     let config = config().await?;
     let client = client(config.clone(), Some(&metrics))?;
     let lease = LeaseName {
         name: options.lease_name.clone(),
-        namespace: options.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone()),
+        namespace: options
+            .lease_namespace
+            .clone()
+            .unwrap_or_else(|| config.default_namespace.clone()),
         identity: options.identity.clone(),
     };
     // A client and a task of its own: nothing else can delay a renewal.
@@ -143,7 +148,10 @@ async fn work(
         () = beating(health, caches.ready()) => {}
         () = stop.told() => return Ok(()),
     }
-    tracing::info!(ensembles = caches.keys().len(), "everything was read; keeping the ensembles");
+    tracing::info!(
+        ensembles = caches.keys().len(),
+        "everything was read; keeping the ensembles"
+    );
     let broken = caches.take_tasks();
     let controller = Controller {
         ctx,
@@ -159,7 +167,11 @@ async fn work(
 }
 
 /// Returns when the lease is ours.
-async fn stand_by(options: &Options, ctx: &Context<Network>, health: &Health) -> Result<(), RunError> {
+async fn stand_by(
+    options: &Options,
+    ctx: &Context<Network>,
+    health: &Health,
+) -> Result<(), RunError> {
     beating(health, check_served(&ctx.client, &options.namespaces)).await?;
     health.set_ready(true);
     tracing::info!(identity = options.identity, "standing by for the lease");
@@ -180,7 +192,9 @@ async fn beating<T>(health: &Health, awaited: impl Future<Output = T>) -> T {
 }
 
 async fn config() -> Result<Config, RunError> {
-    let mut config = Config::infer().await.map_err(|error| RunError::Config(error.to_string()))?;
+    let mut config = Config::infer()
+        .await
+        .map_err(|error| RunError::Config(error.to_string()))?;
     // Its own retries can last for minutes; a pass that fails comes again anyway.
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -189,7 +203,8 @@ async fn config() -> Result<Config, RunError> {
 }
 
 fn client(config: Config, metrics: Option<&Metrics>) -> Result<Client, RunError> {
-    let builder = ClientBuilder::try_from(config).map_err(|error| RunError::Config(error.to_string()))?;
+    let builder =
+        ClientBuilder::try_from(config).map_err(|error| RunError::Config(error.to_string()))?;
     Ok(match metrics {
         Some(metrics) => {
             let traffic = Traffic::new(metrics.api_requests());
@@ -206,7 +221,11 @@ async fn check_served(client: &Client, namespaces: &[String]) -> Result<(), RunE
         [first, ..] => Api::namespaced(client.clone(), first),
     };
     loop {
-        let asked = call("listing ensembles", api.list_metadata(&ListParams::default().limit(1))).await;
+        let asked = call(
+            "listing ensembles",
+            api.list_metadata(&ListParams::default().limit(1)),
+        )
+        .await;
         match asked {
             Ok(_) => return Ok(()),
             Err(error) if error.class == Class::Transport => {

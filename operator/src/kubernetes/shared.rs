@@ -63,7 +63,12 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    pub(super) fn new(content: Value, shown: Option<&OwnedObject>, after: Option<String>, at: Now) -> Self {
+    pub(super) fn new(
+        content: Value,
+        shown: Option<&OwnedObject>,
+        after: Option<String>,
+        at: Now,
+    ) -> Self {
         Self {
             content,
             before: shown.map(|object| object.resource_version.clone()),
@@ -84,7 +89,11 @@ impl Applied {
 
 impl<M: Members> KubernetesBackend<'_, M> {
     /// Applies what differs and deletes what should not be. What goes wrong with one does not keep the others away.
-    pub(super) async fn keep_shared(&mut self, observed: &Observed, owned: &Owned) -> Result<(), BackendError> {
+    pub(super) async fn keep_shared(
+        &mut self,
+        observed: &Observed,
+        owned: &Owned,
+    ) -> Result<(), BackendError> {
         let settings = &self.ctx.settings;
         let wanted = objects::shared(&self.ensemble, self.cluster, settings, observed);
         let unwanted = objects::absent(&self.ensemble, self.cluster, settings, observed);
@@ -127,7 +136,10 @@ impl<M: Members> KubernetesBackend<'_, M> {
     async fn remove<K: Shared>(&mut self, name: &str, owned: &Owned) -> Result<(), BackendError> {
         let at = (K::kind(&()).into_owned(), name.to_owned());
         self.memory.applied.remove(&at);
-        if !owned.get(&at).is_some_and(|shown| shown.controller == self.ensemble.uid()) {
+        if !owned
+            .get(&at)
+            .is_some_and(|shown| shown.controller == self.ensemble.uid())
+        {
             return Ok(());
         }
         let api: Api<K> = self.api();
@@ -143,7 +155,11 @@ impl<M: Members> KubernetesBackend<'_, M> {
 
 /// What a shared object can do.
 trait Shared:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
 {
 }
 
@@ -183,9 +199,15 @@ mod tests {
         let stands = |content: &Value, shown: &Option<OwnedObject>, second| {
             applied.stands(content, shown.as_ref(), at(second))
         };
-        assert!(stands(&content, &shown("7"), 100_000), "it is there as it was applied");
+        assert!(
+            stands(&content, &shown("7"), 100_000),
+            "it is there as it was applied"
+        );
         assert!(!stands(&content, &shown("8"), 101), "somebody changed it");
-        assert!(!stands(&json!({"spec": 2}), &shown("7"), 101), "it is to be another");
+        assert!(
+            !stands(&json!({"spec": 2}), &shown("7"), 101),
+            "it is to be another"
+        );
         assert!(stands(&content, &None, 101), "the cache is late");
         assert!(!stands(&content, &None, 111), "somebody deleted it");
     }

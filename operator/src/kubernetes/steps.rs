@@ -52,13 +52,19 @@ impl<M: Members> KubernetesBackend<'_, M> {
     }
 
     /// Takes one step.
-    pub(super) async fn take(&mut self, observed: &Observed, step: &Step) -> Result<(), BackendError> {
+    pub(super) async fn take(
+        &mut self,
+        observed: &Observed,
+        step: &Step,
+    ) -> Result<(), BackendError> {
         match step {
             Step::Bootstrap { voters, observers } => self.bootstrap(voters, observers).await,
             Step::Start { ids } => self.start(observed, ids).await,
             Step::Create { id, role } => self.create_claims(*id, *role, false).await,
             Step::Join { ids, version } => self.join(observed, ids, Role::Observer, *version).await,
-            Step::Promote { id, version } => self.join(observed, &[*id], Role::Voter, *version).await,
+            Step::Promote { id, version } => {
+                self.join(observed, &[*id], Role::Voter, *version).await
+            }
             Step::Remove { ids, version } => {
                 let change = Change {
                     joining: Vec::new(),
@@ -69,7 +75,10 @@ impl<M: Members> KubernetesBackend<'_, M> {
             }
             Step::Stop { ids } => self.stop(ids).await,
             Step::Retire { id, data } => self.retire(*id, *data).await,
-            Step::Replace { id, why } => self.give_up(*id, &names::retired_value(&why.to_string())).await,
+            Step::Replace { id, why } => {
+                self.give_up(*id, &names::retired_value(&why.to_string()))
+                    .await
+            }
             Step::GrowVolume { id } => self.grow(observed, *id).await,
             Step::Restart { id } => {
                 let digest = super_digest(&self.super_password().await?);
@@ -87,7 +96,11 @@ impl<M: Members> KubernetesBackend<'_, M> {
     }
 
     /// The decision itself is in the status already. What is missing of its volumes is made.
-    async fn bootstrap(&self, voters: &[ServerId], observers: &[ServerId]) -> Result<(), BackendError> {
+    async fn bootstrap(
+        &self,
+        voters: &[ServerId],
+        observers: &[ServerId],
+    ) -> Result<(), BackendError> {
         self.super_password().await?;
         for id in voters {
             self.create_claims(*id, Role::Voter, true).await?;
@@ -98,14 +111,21 @@ impl<M: Members> KubernetesBackend<'_, M> {
         Ok(())
     }
 
-    async fn create_claims(&self, id: ServerId, role: Role, founder: bool) -> Result<(), BackendError> {
+    async fn create_claims(
+        &self,
+        id: ServerId,
+        role: Role,
+        founder: bool,
+    ) -> Result<(), BackendError> {
         for claim in claim::claims(&self.ensemble, self.cluster, id, role, founder) {
             let name = claim.name_any();
             let what = format!("creating claim {name}");
             let api: Api<PersistentVolumeClaim> = self.api();
             match self.write(what, api.create(&post(), &claim)).await {
                 Ok(_) => {}
-                Err(error) if error.class == Class::Outdated => self.check_claim(&api, &name).await?,
+                Err(error) if error.class == Class::Outdated => {
+                    self.check_claim(&api, &name).await?
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -113,16 +133,25 @@ impl<M: Members> KubernetesBackend<'_, M> {
     }
 
     /// A claim that is there already must be ours: data never meets an ensemble that it is not of.
-    async fn check_claim(&self, api: &Api<PersistentVolumeClaim>, name: &str) -> Result<(), BackendError> {
+    async fn check_claim(
+        &self,
+        api: &Api<PersistentVolumeClaim>,
+        name: &str,
+    ) -> Result<(), BackendError> {
         let claim = call(format!("reading claim {name}"), api.get(name)).await?;
         if claim.labels().get(names::ENSEMBLE_UID) != self.ensemble.uid().as_ref() {
-            let cure = "delete the claim if its data is not needed, or give the ensemble another name";
+            let cure =
+                "delete the claim if its data is not needed, or give the ensemble another name";
             return Err(BackendError::Refused(format!(
                 "claim {name} holds the data of another ensemble: {cure}"
             )));
         }
         if claim.metadata.deletion_timestamp.is_some() {
-            return Err(ApiError::outdated(format!("creating claim {name}"), "the one before is still being deleted").into());
+            return Err(ApiError::outdated(
+                format!("creating claim {name}"),
+                "the one before is still being deleted",
+            )
+            .into());
         }
         Ok(())
     }
@@ -138,7 +167,12 @@ impl<M: Members> KubernetesBackend<'_, M> {
         outcome
     }
 
-    async fn start_one(&self, observed: &Observed, id: ServerId, digest: &str) -> Result<(), BackendError> {
+    async fn start_one(
+        &self,
+        observed: &Observed,
+        id: ServerId,
+        digest: &str,
+    ) -> Result<(), BackendError> {
         if self.pod_seen(id).is_some() {
             // It has ended, or fails with an old template. The next pass makes a new one.
             return self.delete_pod(id).await;
@@ -148,10 +182,20 @@ impl<M: Members> KubernetesBackend<'_, M> {
         self.note_started(id).await?;
         let member = observed.members.get(&id);
         let role = member.map_or(Role::Observer, |member| member.role);
-        let pod = pod::pod(&self.ensemble, self.cluster, self.desired, &self.ctx.settings, id, role);
+        let pod = pod::pod(
+            &self.ensemble,
+            self.cluster,
+            self.desired,
+            &self.ctx.settings,
+            id,
+            role,
+        );
         let name = pod.name_any();
         let api: Api<Pod> = self.api();
-        match self.write(format!("creating pod {name}"), api.create(&post(), &pod)).await {
+        match self
+            .write(format!("creating pod {name}"), api.create(&post(), &pod))
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) if error.class == Class::Outdated => self.check_pod(&api, &name).await,
             Err(error) => Err(error.into()),
@@ -180,7 +224,11 @@ impl<M: Members> KubernetesBackend<'_, M> {
     }
 
     /// Writes annotations over those that were read.
-    async fn annotate(&self, claim: &PersistentVolumeClaim, annotations: Value) -> Result<(), BackendError> {
+    async fn annotate(
+        &self,
+        claim: &PersistentVolumeClaim,
+        annotations: Value,
+    ) -> Result<(), BackendError> {
         let name = claim.name_any();
         let patch = json!({
             "metadata": { "resourceVersion": claim.resource_version(), "annotations": annotations },
@@ -197,7 +245,12 @@ impl<M: Members> KubernetesBackend<'_, M> {
     }
 
     /// Writes a member's configuration.
-    async fn render(&self, observed: &Observed, id: ServerId, digest: &str) -> Result<(), BackendError> {
+    async fn render(
+        &self,
+        observed: &Observed,
+        id: ServerId,
+        digest: &str,
+    ) -> Result<(), BackendError> {
         let config = objects::member_config(
             &self.ensemble,
             self.cluster,
@@ -212,7 +265,11 @@ impl<M: Members> KubernetesBackend<'_, M> {
     }
 
     /// Server-side apply; gives the object that came of it.
-    pub(super) async fn apply<K>(&self, name: &str, object: &impl Serialize) -> Result<K, BackendError>
+    pub(super) async fn apply<K>(
+        &self,
+        name: &str,
+        object: &impl Serialize,
+    ) -> Result<K, BackendError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + Debug,
@@ -238,7 +295,10 @@ impl<M: Members> KubernetesBackend<'_, M> {
     ) -> Result<(), BackendError> {
         let address = |id: &ServerId| self.ctx.settings.address(self.cluster, *id);
         let change = Change {
-            joining: ids.iter().map(|id| address(id).reconfig_spec(*id, role)).collect(),
+            joining: ids
+                .iter()
+                .map(|id| address(id).reconfig_spec(*id, role))
+                .collect(),
             leaving: Vec::new(),
             from_version,
         };
@@ -248,14 +308,22 @@ impl<M: Members> KubernetesBackend<'_, M> {
     async fn reconfigure(&self, observed: &Observed, change: &Change) -> Result<(), BackendError> {
         let password = self.super_password().await?;
         let leader = observed.leader();
-        let healthy = observed.members.iter().filter(|(id, _)| observed.healthy(**id));
-        let mut serving: Vec<(ServerId, String)> =
-            healthy.map(|(id, member)| (*id, member.address.client())).collect();
+        let healthy = observed
+            .members
+            .iter()
+            .filter(|(id, _)| observed.healthy(**id));
+        let mut serving: Vec<(ServerId, String)> = healthy
+            .map(|(id, member)| (*id, member.address.client()))
+            .collect();
         // Any member that serves takes it; the leader is asked first.
         serving.sort_by_key(|(id, _)| leader != Some(*id));
         let addresses: Vec<String> = serving.into_iter().map(|(_, address)| address).collect();
         self.ctx.fence.check("changing the membership")?;
-        Ok(self.ctx.members.reconfigure(&addresses, &password, change).await?)
+        Ok(self
+            .ctx
+            .members
+            .reconfigure(&addresses, &password, change)
+            .await?)
     }
 
     async fn stop(&self, ids: &[ServerId]) -> Result<(), BackendError> {
@@ -275,7 +343,10 @@ impl<M: Members> KubernetesBackend<'_, M> {
             return Ok(());
         }
         if !self.owns(pod) {
-            return Err(BackendError::Refused(format!("pod {} is not this ensemble's", pod.name_any())));
+            return Err(BackendError::Refused(format!(
+                "pod {} is not this ensemble's",
+                pod.name_any()
+            )));
         }
         self.delete(pod).await
     }
@@ -284,7 +355,9 @@ impl<M: Members> KubernetesBackend<'_, M> {
     async fn retire(&self, id: ServerId, data: Retention) -> Result<(), BackendError> {
         if let Some(pod) = self.pod_seen(id) {
             let what = format!("giving up the data of member {id}");
-            return Err(ApiError::outdated(what, format!("pod {} is still there", pod.name_any())).into());
+            return Err(
+                ApiError::outdated(what, format!("pod {} is still there", pod.name_any())).into(),
+            );
         }
         match data {
             Retention::Delete => self.delete_claims(id).await?,
@@ -301,12 +374,18 @@ impl<M: Members> KubernetesBackend<'_, M> {
 
     /// Asks for the size that the manifest wants, where that is more.
     async fn grow(&self, observed: &Observed, id: ServerId) -> Result<(), BackendError> {
-        let role = observed.members.get(&id).map_or(Role::Observer, |member| member.role);
+        let role = observed
+            .members
+            .get(&id)
+            .map_or(Role::Observer, |member| member.role);
         for wanted in claim::claims(&self.ensemble, self.cluster, id, role, false) {
             let name = wanted.name_any();
             let claim = self.claim_seen(&name)?;
             let (now, wanted) = (requested(claim), requested(&wanted));
-            let smaller = now.and_then(bytes).zip(wanted.and_then(bytes)).is_some_and(|(now, wanted)| now < wanted);
+            let smaller = now
+                .and_then(bytes)
+                .zip(wanted.and_then(bytes))
+                .is_some_and(|(now, wanted)| now < wanted);
             if smaller {
                 let patch = json!({
                     "metadata": { "resourceVersion": claim.resource_version() },
@@ -373,12 +452,23 @@ impl<M: Members> KubernetesBackend<'_, M> {
         let mut secret = Secret::default();
         secret.metadata.name = Some(name.clone());
         secret.metadata.labels = Some(names::labels(&self.cluster.name));
-        secret.metadata.owner_references = self.ensemble.controller_owner_ref(&()).map(|owner| vec![owner]);
+        secret.metadata.owner_references = self
+            .ensemble
+            .controller_owner_ref(&())
+            .map(|owner| vec![owner]);
         let bytes = ByteString(password.clone().into_bytes());
         secret.data = Some([(names::PASSWORD_KEY.to_owned(), bytes)].into());
-        match self.write(format!("creating Secret {name}"), api.create(&post(), &secret)).await {
+        match self
+            .write(
+                format!("creating Secret {name}"),
+                api.create(&post(), &secret),
+            )
+            .await
+        {
             Ok(_) => Ok(password),
-            Err(error) if error.class == Class::Outdated => password_in(&call(what, api.get(&name)).await?),
+            Err(error) if error.class == Class::Outdated => {
+                password_in(&call(what, api.get(&name)).await?)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -387,7 +477,8 @@ impl<M: Members> KubernetesBackend<'_, M> {
     fn pod_seen(&self, id: ServerId) -> Option<&Pod> {
         let name = names::member(&self.cluster.name, id);
         let mut pods = self.seen.pods.iter();
-        pods.find(|pod| pod.metadata.name.as_ref() == Some(&name)).map(AsRef::as_ref)
+        pods.find(|pod| pod.metadata.name.as_ref() == Some(&name))
+            .map(AsRef::as_ref)
     }
 
     /// A claim of this ensemble, as it was read.
@@ -398,7 +489,9 @@ impl<M: Members> KubernetesBackend<'_, M> {
         };
         let mut claims = self.seen.claims.iter();
         let found = claims.find(|claim| own(claim)).map(AsRef::as_ref);
-        found.ok_or_else(|| ApiError::outdated(format!("looking for claim {name}"), "it is not there"))
+        found.ok_or_else(|| {
+            ApiError::outdated(format!("looking for claim {name}"), "it is not there")
+        })
     }
 
     /// Whether this very ensemble controls an object.
@@ -411,11 +504,21 @@ impl<M: Members> KubernetesBackend<'_, M> {
 
 /// The size that a claim asks for.
 fn requested(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
-    claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")
+    claim
+        .spec
+        .as_ref()?
+        .resources
+        .as_ref()?
+        .requests
+        .as_ref()?
+        .get("storage")
 }
 
 fn password_in(secret: &Secret) -> Result<String, BackendError> {
-    let data = secret.data.as_ref().and_then(|data| data.get(names::PASSWORD_KEY));
+    let data = secret
+        .data
+        .as_ref()
+        .and_then(|data| data.get(names::PASSWORD_KEY));
     let password = data.and_then(|data| String::from_utf8(data.0.clone()).ok());
     password.filter(|password| !password.is_empty()).ok_or_else(|| {
         let name = secret.name_any();

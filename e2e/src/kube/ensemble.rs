@@ -98,6 +98,13 @@ impl Seen {
         self.is_current() && condition(&self.0, kind)
     }
 
+    /// A condition as it stands.
+    #[must_use]
+    pub fn condition(&self, kind: &str) -> Option<&Value> {
+        let mut conditions = self.0["status"]["conditions"].as_array()?.iter();
+        conditions.find(|condition| condition["type"] == kind)
+    }
+
     /// Whether the status answers the spec that is there now.
     #[must_use]
     pub fn is_current(&self) -> bool {

@@ -12,8 +12,12 @@ use crate::report::say;
 
 /// The namespace that it is installed in.
 pub const NAMESPACE: &str = "zookeeper-operator";
-/// Its release, its Deployment, its lease and its container.
+/// Its release, its Deployment and its lease.
 pub const NAME: &str = "zookeeper-operator";
+/// The container of its pods.
+pub const CONTAINER: &str = "operator";
+/// Label of operators that tests start themselves.
+const ALONE: &str = "e2e-alone";
 const PORT: u16 = 8080;
 const REPLICAS: u32 = 2;
 /// An operator's pods run, or a new one has taken over.
@@ -38,7 +42,7 @@ impl Operator {
         };
         let operator = Self { cluster };
         if INSTALLED.get().is_none() {
-            if std::env::var("ZK_E2E_OPERATOR").is_ok_and(|how| how == "there") {
+            if operator.is_given() {
                 say("the operator that is there already is used");
             } else {
                 operator.install()?;
@@ -46,6 +50,12 @@ impl Operator {
             INSTALLED.get_or_init(|| ());
         }
         Ok(Some(operator))
+    }
+
+    /// Whether somebody else has installed it.
+    #[must_use]
+    pub fn is_given(self) -> bool {
+        std::env::var("ZK_E2E_OPERATOR").is_ok_and(|how| how == "there")
     }
 
     /// Installs or upgrades it by its chart, with two replicas; returns when both are ready.
@@ -90,7 +100,7 @@ impl Operator {
             format!("--set=image.repository={repository}"),
             format!("--set=image.tag={tag}"),
             format!("--set=nodeImage={node}"),
-            format!("--set=replicas={REPLICAS}"),
+            format!("--set=replicaCount={REPLICAS}"),
         ])
     }
 
@@ -152,6 +162,8 @@ impl Operator {
 
     /// As the chart installs it, whatever a test did to it.
     pub fn restore(self) -> Result<()> {
+        let selector = format!("--selector={ALONE}=true");
+        self.kubectl(&["delete", "pods,leases", &selector, "--ignore-not-found"])?;
         self.scale(REPLICAS)
     }
 
@@ -201,22 +213,28 @@ impl Operator {
         Ok(())
     }
 
-    /// Runs one more operator as a pod of its own, with the Deployment's own template and account, and these
-    /// environment variables. It is not restarted when it ends.
+    /// Runs one more operator as a pod of its own, with the Deployment's own template and account, a lease of its own and
+    /// these environment variables. It is not restarted when it ends.
     pub fn start_alone(self, pod: &str, variables: &[(&str, &str)]) -> Result<()> {
         let mut deployment = self.deployment()?.context("the operator is installed")?;
         let mut spec = deployment["spec"]["template"]["spec"].take();
         spec["restartPolicy"] = "Never".into();
-        spec["terminationGracePeriodSeconds"] = 10.into();
         let container = &mut spec["containers"][0];
+        let mut arguments = container["args"].as_array().cloned().unwrap_or_default();
+        let names_lease = |argument: &Value| {
+            let text = argument.as_str().unwrap_or_default();
+            text.starts_with("--lease-name=")
+        };
+        arguments.retain(|argument| !names_lease(argument));
+        arguments.push(format!("--lease-name={pod}").into());
+        container["args"] = arguments.into();
         let mut environment = container["env"].as_array().cloned().unwrap_or_default();
-        environment.retain(|set| !variables.iter().any(|(name, _)| set["name"] == *name));
         let new = variables
             .iter()
             .map(|(name, value)| json!({"name": name, "value": value}));
         environment.extend(new);
         container["env"] = environment.into();
-        let labels = json!({"app.kubernetes.io/name": NAME, "e2e": "alone"});
+        let labels = json!({"app.kubernetes.io/name": NAME, ALONE: "true"});
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": pod, "namespace": NAMESPACE, "labels": labels}, "spec": spec,
@@ -244,7 +262,8 @@ impl Operator {
     /// Checks what an operator that was started alone was refused, and removes it.
     pub fn remove_alone(self, pod: &str) -> Result<()> {
         check_log(pod, &self.kubectl(&["logs", pod, "--tail=-1"])?)?;
-        self.kubectl(&["delete", "pod", pod]).map(drop)
+        self.kubectl(&["delete", "pod", pod])?;
+        self.kubectl(&["delete", "lease", pod]).map(drop)
     }
 }
 

@@ -9,10 +9,20 @@
 //! test that failed leaves behind; `ZK_E2E_OPERATOR=there` takes the operator that is installed already.
 
 mod admission;
+mod alerts;
+mod crash;
+mod drain;
 mod install;
+mod many;
+mod nodes;
+mod operator;
 mod resize;
+mod rights;
 mod rollout;
+mod served;
 mod smoke;
+mod spec;
+mod trouble;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,6 +69,9 @@ impl Stage {
         let Some(operator) = Operator::find()? else {
             return Ok(None);
         };
+        if !operator.is_given() {
+            operator.restore()?;
+        }
         let namespace = Namespace::create(operator.cluster, namespace)?;
         Ok(Some(Self {
             operator,

@@ -28,6 +28,7 @@ fn config(namespace: &Namespace<'_>) -> String {
     let mut text = format!(
         "  zoo.cfg: |\n    dataDir=/data\n    tickTime=500\n    initLimit=20\n    syncLimit=6\n    \
          clientPort={CLIENT_PORT}\n    minSessionTimeout=1000\n    quorumListenOnAllIPs=true\n    \
+         extendedTypesEnabled=true\n    4lw.commands.whitelist=*\n    \
          znode.container.checkIntervalMs=1000\n    {}\n",
         check::SUPER_DIGEST
     );
@@ -73,16 +74,25 @@ fn member(cluster: &Cluster, id: u32) -> Result<String> {
     ))
 }
 
-/// The number of the leader, as its `srvr` says.
-fn leader(namespace: &Namespace<'_>) -> Result<u32> {
-    for id in 1..=MEMBERS {
-        let ask = format!("echo srvr | nc -w 1 {} {CLIENT_PORT}", name(namespace, id));
-        let answer = namespace.exec("shell", &["sh", "-c", &ask]);
-        if answer.is_ok_and(|answer| answer.contains("Mode: leader")) {
-            return Ok(id);
-        }
-    }
-    anyhow::bail!("no member leads")
+/// What a member is, as its `srvr` says: `leader`, `follower`; nothing when it does not serve.
+fn mode(namespace: &Namespace<'_>, id: u32) -> Option<String> {
+    let ask = format!("echo srvr | nc -w 1 {} {CLIENT_PORT}", name(namespace, id));
+    let answer = namespace.exec("shell", &["sh", "-c", &ask]).ok()?;
+    let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: "));
+    mode.map(str::to_owned)
+}
+
+/// The leader's number, once all serve: with one more fault there is still a quorum then.
+fn leader_of_all(namespace: &Namespace<'_>) -> Result<u32> {
+    namespace
+        .cluster
+        .wait("all members to serve", PATIENCE, || {
+            let modes: Vec<_> = (1..=MEMBERS).map(|id| mode(namespace, id)).collect();
+            let leads = |mode: &Option<String>| mode.as_deref() == Some("leader");
+            let leader = modes.iter().position(leads);
+            let all = modes.iter().all(Option::is_some);
+            Ok(leader.filter(|_| all).map(|at| at as u32 + 1))
+        })
 }
 
 /// Breaks something, and says how long no write was acknowledged from just before it until writes go on.
@@ -97,23 +107,19 @@ fn measure(load: &Load<'_>, what: &str, act: impl FnOnce() -> Result<()>) -> Res
 
 fn break_things(faults: Faults, namespace: &Namespace<'_>, load: &Load<'_>) -> Result<()> {
     let ns = namespace.name.as_str();
-    let first = leader(namespace)?;
-    let pod = |id: u32| format!("m-{id}");
-    let leading = pod(first);
+    let leader = || leader_of_all(namespace).map(|id| format!("m-{id}"));
+    let pod = leader()?;
     measure(load, "leader cut off", || {
-        faults.part_from(ns, &leading, Way::Cut, &[])
+        faults.part_from(ns, &pod, Way::Cut, &[])
     })?;
-    let second = leader(namespace)?;
-    ensure!(first != second, "m-{first} leads although it is cut off");
-    faults.heal(ns, &leading)?;
-    namespace.wait_pod_ready(&leading)?;
-    let leading = pod(second);
-    measure(load, "leader stalled", || {
-        faults.stall(ns, &leading, "main")
-    })?;
-    faults.go_on(ns, &leading, "main")?;
-    let leading = pod(leader(namespace)?);
-    measure(load, "leader killed", || faults.kill(ns, &leading, "main"))?;
+    faults.heal(ns, &pod)?;
+    let second = leader()?;
+    ensure!(second != pod, "{pod} leads although it was cut off");
+    measure(load, "leader stalled", || faults.stall(ns, &second, "main"))?;
+    faults.go_on(ns, &second, "main")?;
+    let pod = leader()?;
+    measure(load, "leader killed", || faults.kill(ns, &pod, "main"))?;
+    leader()?;
     let parts = [Part::Etcd, Part::ApiServer];
     measure(load, "etcd and the API server killed and started", || {
         parts.iter().try_for_each(|part| faults.kill_part(*part))?;
@@ -149,9 +155,7 @@ fn a_load_in_a_pod_outlives_every_fault_of_three_servers_by_hand() -> Result<()>
         break_things(faults, &namespace, &load)?;
     }
     load.wait_progress(50, PATIENCE)?;
-    for id in 1..=MEMBERS {
-        namespace.wait_pod_ready(&format!("m-{id}"))?;
-    }
+    leader_of_all(&namespace)?;
     let members: Vec<String> = (1..=MEMBERS)
         .map(|id| format!("{}:{CLIENT_PORT}", name(&namespace, id)))
         .collect();

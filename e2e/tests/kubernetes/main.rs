@@ -13,6 +13,7 @@ mod alerts;
 mod crash;
 mod drain;
 mod install;
+mod load;
 mod many;
 mod nodes;
 mod operator;

@@ -95,6 +95,7 @@ fn summary(shared: &Shared, status: &Status) -> String {
         let replica = shared.replica.read();
         (replica.last_zxid(), replica.tree().node_count())
     };
+    let zxid = status.shown_zxid(zxid);
     let latency = shared.metrics.latency();
     let (received, sent) = shared.metrics.packets();
     let mut text = format!(

@@ -35,7 +35,10 @@ const REFUSED: [(&str, &str); 12] = [
         "observers: {replicas: 201}",
         "should be less than or equal to 200",
     ),
-    ("votters: {replicas: 3}", "unknown field"),
+    (
+        "votters: {replicas: 3}",
+        ".spec.votters: field not declared",
+    ),
     ("storage: {size: much}", "storage"),
     (
         "updatePolicy: {maxObserversAtOnce: 0}",

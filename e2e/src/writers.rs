@@ -20,6 +20,10 @@ const LIVE_NODES: usize = 200;
 /// Between batches: the load is to be steady, not to fill the disk.
 const PACE: Duration = Duration::from_millis(10);
 const RETRY: Duration = Duration::from_millis(3);
+/// How long a member may be silent before its writers go to another one: a session takes that, and the gaps that are
+/// measured are the ensemble's.
+const HELLO: Duration = Duration::from_secs(1);
+const REPLY: Duration = Duration::from_secs(2);
 
 /// What all writers of one load share.
 #[derive(Debug)]
@@ -184,8 +188,9 @@ impl<'a> Writer<'a> {
             self.next = (self.next + 1) % addresses.len().max(1);
             *addresses.get(self.next)?
         };
-        match Client::open(address, SESSION_TIMEOUT, self.session.as_ref()) {
+        match Client::open_within(HELLO, address, SESSION_TIMEOUT, self.session.as_ref()) {
             Ok(client) => {
+                client.set_patience(REPLY).ok()?;
                 self.log.reconnects += usize::from(self.session.is_some());
                 Some(client)
             }

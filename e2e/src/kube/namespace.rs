@@ -111,8 +111,8 @@ impl<'a> Namespace<'a> {
                 .then(|| phase.to_owned())
         })?;
         let log = self.kubectl(&["logs", pod])?;
-        self.kubectl(&["delete", "pod", pod, "--wait=false"])?;
         anyhow::ensure!(phase == "Succeeded", "pod {pod} failed:\n{log}");
+        self.kubectl(&["delete", "pod", pod, "--wait=false"])?;
         Ok(log)
     }
 

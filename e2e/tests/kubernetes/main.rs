@@ -1,6 +1,7 @@
 //! Tests on a real Kubernetes: the cluster that `KUBECONFIG` names; or this project's own, when `ZK_E2E_KUBERNETES` is set.
 //! Without either they say that they were skipped.
 
+mod load;
 mod smoke;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

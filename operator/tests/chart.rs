@@ -105,7 +105,10 @@ fn schema_paths(schema: &Value, path: &str, paths: &mut BTreeSet<String>) {
         paths.insert(path.to_owned());
         return;
     };
-    assert_eq!(schema["additionalProperties"], false, "{path} takes any key");
+    assert_eq!(
+        schema["additionalProperties"], false,
+        "{path} takes any key"
+    );
     for (key, schema) in properties {
         let dot = if path.is_empty() { "" } else { "." };
         schema_paths(schema, &format!("{path}{dot}{key}"), paths);

@@ -13,7 +13,7 @@ PROGRAMS = (nodes, watches, access, recipes, sessions)
 
 
 def main(member, *others):
-    name = member.rsplit(":", 1)[1]
+    name = member.replace(":", "-")
     for program in PROGRAMS:
         start = time.monotonic()
         figures = program.run(member, list(others), f"/kazoo-{name}/{program.__name__}")

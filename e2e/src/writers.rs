@@ -26,6 +26,7 @@ const RETRY: Duration = Duration::from_millis(3);
 struct Shared {
     addresses: RwLock<Vec<SocketAddr>>,
     stop: AtomicBool,
+    pace: Duration,
     acknowledged: Arc<Acknowledged>,
 }
 
@@ -39,6 +40,11 @@ pub struct Writers {
 impl Writers {
     /// Makes the writers' folders and starts `count` sessions, spread over the members.
     pub fn start(addresses: &[SocketAddr], count: usize) -> Result<Self> {
+        Self::start_paced(addresses, count, PACE)
+    }
+
+    /// The same with another pause between two batches of a session.
+    pub fn start_paced(addresses: &[SocketAddr], count: usize, pace: Duration) -> Result<Self> {
         prepare(
             *addresses.first().context("an ensemble has members")?,
             count,
@@ -46,6 +52,7 @@ impl Writers {
         let shared = Arc::new(Shared {
             addresses: RwLock::new(addresses.to_vec()),
             stop: AtomicBool::new(false),
+            pace,
             acknowledged: Arc::default(),
         });
         let thread = |writer| {
@@ -152,7 +159,7 @@ impl<'a> Writer<'a> {
                 continue;
             };
             while !self.stopped() && self.write_batch(&mut client).is_ok() {
-                std::thread::sleep(PACE);
+                std::thread::sleep(self.shared.pace);
             }
             self.session = Some(client.session().clone());
             if self.stopped() {

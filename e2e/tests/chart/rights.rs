@@ -19,8 +19,7 @@ fn rights<'a>(rules: impl IntoIterator<Item = &'a Value>) -> Result<BTreeSet<Rig
             "{rule}"
         );
         let words = |key: &str| -> Result<Vec<String>> {
-            Ok(serde_json::from_value(rule[key].clone())
-                .with_context(|| format!("{key} of {rule}"))?)
+            serde_json::from_value(rule[key].clone()).with_context(|| format!("{key} of {rule}"))
         };
         for group in words("apiGroups")? {
             for resource in words("resources")? {

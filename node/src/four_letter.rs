@@ -103,7 +103,10 @@ fn shown_zxid(status: &Status, applied: Zxid) -> Zxid {
 fn summary(shared: &Shared, status: &Status) -> String {
     let (zxid, nodes) = {
         let replica = shared.replica.read();
-        (shown_zxid(status, replica.last_zxid()), replica.tree().node_count())
+        (
+            shown_zxid(status, replica.last_zxid()),
+            replica.tree().node_count(),
+        )
     };
     let latency = shared.metrics.latency();
     let (received, sent) = shared.metrics.packets();

@@ -4,6 +4,7 @@
 //! [`backend`] does both); everything between them is a pure function of what was read.
 
 pub mod backend;
+pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod crd;
@@ -12,6 +13,7 @@ pub mod ensemble;
 pub mod local;
 pub mod membership;
 pub mod observed;
+pub mod permissions;
 pub mod plan;
 pub mod reconcile;
 pub mod render;

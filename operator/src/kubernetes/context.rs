@@ -8,7 +8,6 @@ use kube::{Client, ResourceExt};
 
 use crate::cluster::Cluster;
 use crate::crd::ZooKeeperEnsemble;
-use crate::status::Now;
 
 use super::Settings;
 use super::events::Events;
@@ -62,8 +61,6 @@ pub struct Memory {
     pub(super) cluster: Option<Cluster>,
     /// The object with the last status that was written.
     pub(super) written: Written,
-    /// When that was.
-    pub(super) written_at: Option<Now>,
     /// The shared objects that were applied.
     pub(super) applied: BTreeMap<(String, String), Applied>,
     /// What went wrong the last time.

@@ -13,13 +13,12 @@ use crate::desired::{Desired, desired};
 use crate::plan::{self, Plan};
 use crate::reconcile;
 use crate::safety;
-use crate::status::Now;
+use crate::status::{Now, blocked};
 use crate::validate::validate;
 
-use super::backend::{KubernetesBackend, read_live, write_status};
+use super::backend::{INVALID_SPEC, KubernetesBackend, read_live, write_status};
 use super::context::{Context, Memory, View};
 use super::events::News;
-use super::halted::{INVALID_SPEC, halted};
 use super::members::Members;
 use super::metrics::Voters;
 use super::shared::Owned;
@@ -218,7 +217,7 @@ async fn halt<M: Members>(
     let words = wanted.problems.as_deref().unwrap_or_default();
     let before = ensemble.status.clone().unwrap_or_default();
     let generation = ensemble.metadata.generation;
-    let status = halted(&before, &before, generation, INVALID_SPEC, words, now);
+    let status = blocked(&before, generation, INVALID_SPEC, words, now);
     write_status(ctx, &ensemble, memory, &status, now).await?;
     Err(BackendError::Refused(words.to_owned()))
 }

@@ -57,6 +57,8 @@ pub struct View {
 /// What is remembered of one ensemble. Nothing that safety needs: it is lost when the operator ends.
 #[derive(Debug, Default)]
 pub struct Memory {
+    /// Of which one: another of the same name is another one.
+    pub(super) uid: Option<String>,
     /// The last manifest that was valid: it stays in force while a wrong one is there.
     pub(super) cluster: Option<Cluster>,
     /// The object with the last status that was written.

@@ -56,6 +56,11 @@ pub async fn pass<M: Members>(
     memory: &mut Memory,
     now: Now,
 ) -> Result<Outcome, BackendError> {
+    if memory.uid != ensemble.metadata.uid {
+        // Another one of the same name.
+        *memory = Memory::default();
+        memory.uid.clone_from(&ensemble.metadata.uid);
+    }
     let ensemble = memory.written.newest(ensemble);
     if ensemble.metadata.deletion_timestamp.is_some() {
         // What it owns goes with it, without help.
@@ -176,6 +181,9 @@ async fn finish<M: Members>(
     let trouble = backend.memory.trouble.clone();
     let (cluster, now) = (backend.cluster, backend.now);
     let say = &mut |plan: &Plan| {
+        if let Some(step) = &plan.next {
+            tracing::Span::current().record("step", step.kind());
+        }
         let words = plan.to_string();
         if previous.plan.summary != words {
             tracing::info!("{words}");
@@ -190,6 +198,9 @@ async fn finish<M: Members>(
         say,
     )
     .await?;
+    if outcome.plan.next.is_none() {
+        backend.memory.told_step = None;
+    }
     let observed = backend.observe().await?;
     let shared = backend.keep_shared(&observed, owned).await.err();
     let committed = observed.committed.as_ref();
@@ -231,6 +242,7 @@ async fn note_trouble<M>(
 ) {
     let Some(error) = error else {
         memory.trouble = None;
+        memory.told_trouble = None;
         memory.failures = 0;
         return;
     };

@@ -469,6 +469,10 @@ fn nobody_is_replaced_without_a_quorum_of_the_others() {
             waiting for help with member 2: its data is damaged, and spec.repair.replaceDamaged is false
         "#]],
     );
+}
+
+#[test]
+fn the_only_copy_of_the_data_is_never_given_up() {
     let one = "voters: {replicas: 1}";
     // Its volume is on the way out, and it serves on.
     let going = |world: &mut Observed| {
@@ -498,16 +502,16 @@ fn nobody_is_replaced_without_a_quorum_of_the_others() {
             create member 2, to become a voter
               then start member 2
               then let member 2 vote
+              then create member 3, to become a voter
+              then add member 3 to the ensemble as observer
+              then start member 3
+              then let member 3 vote
               then give member 1 up for another: its volume was deleted
               then take member 1 out of the ensemble
               then stop member 1
-              then create member 3, to become a voter
-              then start member 3
-              then let member 3 vote
               then create member 4, to become a voter
               then add member 4 to the ensemble as observer
               then start member 4
-              then let member 4 vote
         "#]],
     );
 }

@@ -50,6 +50,8 @@ pub enum Hindrance {
     OnlyCopy,
     /// Another one was given up, and still belongs to the membership.
     OneAtATime,
+    /// It serves as yet, and more copies of its data are on their way.
+    GrowsFirst,
     /// There would be no quorum without it.
     Unsafe(Unsafe),
 }
@@ -89,6 +91,9 @@ fn hindrance(
     let given_up = |id: &ServerId| observed.members.get(id).is_none_or(|member| member.retired);
     if committed.voters().any(|id| given_up(&id)) {
         return Some(Hindrance::OneAtATime);
+    }
+    if observed.healthy(id) && committed.voters().count() < cluster.voters.replicas {
+        return Some(Hindrance::GrowsFirst);
     }
     may_leave(observed, id).err().map(Hindrance::Unsafe)
 }

@@ -189,6 +189,7 @@ impl fmt::Display for Hindrance {
                 "it has the only copy of the data: raise spec.voters.replicas while it serves, or restore a backup",
             ),
             Self::OneAtATime => f.write_str("another voter that was given up is still part of the ensemble"),
+            Self::GrowsFirst => f.write_str("it serves as yet: other voters come first"),
             Self::Unsafe(why) => write!(f, "it cannot be replaced now: {why}"),
         }
     }

@@ -141,6 +141,10 @@ impl Api {
                     .into_iter()
                     .map(parsed)
                     .collect(),
+                configs: all("configmaps/")
+                    .into_iter()
+                    .map(|it| Arc::new(serde_json::from_value(it).unwrap()))
+                    .collect(),
                 nodes: Vec::new(),
             },
             owned: owned.collect::<Owned>(),
@@ -243,6 +247,7 @@ async fn a_new_ensemble_is_decided_before_anything_is_made_and_rests_without_a_c
         "GET zookeeperensembles/demo",
         "GET pods",
         "GET persistentvolumeclaims",
+        "GET configmaps",
         "PUT zookeeperensembles/demo/status",
         "POST events",
         "GET secrets/demo-super",
@@ -254,11 +259,11 @@ async fn a_new_ensemble_is_decided_before_anything_is_made_and_rests_without_a_c
         "PATCH networkpolicies/demo",
     ];
     let shown: Vec<&str> = first.iter().map(String::as_str).collect();
-    assert_eq!(shown[..8], expected[..8]);
+    assert_eq!(shown[..9], expected[..9]);
     assert!(
-        expected[8..10]
+        expected[9..]
             .iter()
-            .all(|request| shown[8..].contains(request)),
+            .all(|request| shown[9..].contains(request)),
         "{shown:?}"
     );
     assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
@@ -206,7 +206,7 @@ pub(super) async fn write_status<M>(
     Ok(Some(written))
 }
 
-/// What is there now, read from the API server itself: the object, its pods and its claims.
+/// What is there now, read from the API server itself: the object, its pods, claims and ConfigMaps.
 pub(super) async fn read_live<M>(
     ctx: &Context<M>,
     ensemble: &ZooKeeperEnsemble,
@@ -234,9 +234,16 @@ pub(super) async fn read_live<M>(
         claims.list(&select),
     )
     .await?;
+    let configs: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), &namespace);
+    let configs = call(
+        format!("listing the ConfigMaps of {name}"),
+        configs.list(&select),
+    )
+    .await?;
     let seen = Seen {
         pods: pods.items.into_iter().map(Arc::new).collect(),
         claims: claims.items.into_iter().map(Arc::new).collect(),
+        configs: configs.items.into_iter().map(Arc::new).collect(),
         nodes: nodes.nodes.clone(),
     };
     Ok((Arc::new(live), seen))

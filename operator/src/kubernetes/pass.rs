@@ -252,6 +252,9 @@ async fn note_trouble<M>(
             tracing::debug!(class = class.name(), "{words}");
             return;
         }
+        _ if memory.trouble.as_ref() == Some(&words) => {
+            tracing::debug!(class = class.name(), "still: {words}");
+        }
         Class::Transport | Class::Refused | Class::Contradiction => {
             tracing::warn!(class = class.name(), "{words}");
         }

@@ -6,9 +6,9 @@
 )]
 
 use expect_test::{Expect, expect};
-use operator::cluster::{Cluster, ServerId};
+use operator::cluster::{Cluster, Role, ServerId};
 use operator::desired::desired;
-use operator::observed::{Instance, Observed};
+use operator::observed::{Condemned, Instance, Member, Observed};
 use operator::plan::{carry_out, next, plan};
 use operator::validate::{parse, validate};
 
@@ -379,6 +379,275 @@ fn a_single_voter_is_restarted_all_the_same() {
         expect![[r#"
         restart member 1
         start member 1
+    "#]],
+    );
+}
+
+fn condemn(id: u32) -> impl FnOnce(&mut Observed) {
+    move |world| {
+        let member = world.members.get_mut(&ServerId(id)).unwrap();
+        member.condemned = Some(Condemned::StorageDamaged);
+        member.answer = None;
+        member.instance = Instance::Failed;
+    }
+}
+
+#[test]
+fn a_damaged_member_is_replaced_by_one_of_another_id() {
+    check_now(
+        "",
+        "",
+        condemn(2),
+        expect![[r#"
+            give member 2 up for another: its data is damaged
+              then take member 2 out of the ensemble
+              then create member 4, to become a voter
+              then add member 4 to the ensemble as observer
+              then start member 4
+              then let member 4 vote
+              then write the configuration of member 4 anew
+              then delete the data of member 2
+        "#]],
+    );
+    check_now(
+        "observers: {replicas: 1}",
+        "observers: {replicas: 1}",
+        condemn(4),
+        expect![[r#"
+            give member 4 up for another: its data is damaged
+              then take member 4 out of the ensemble
+              then create member 5, an observer
+              then add member 5 to the ensemble as observer
+              then start member 5
+              then delete the data of member 4
+        "#]],
+    );
+    let retain = "storage: {whenScaledDown: Retain}";
+    check_now(
+        retain,
+        retain,
+        condemn(2),
+        expect![[r#"
+        give member 2 up for another: its data is damaged
+          then take member 2 out of the ensemble
+          then create member 4, to become a voter
+          then add member 4 to the ensemble as observer
+          then start member 4
+          then let member 4 vote
+          then write the configuration of member 4 anew
+    "#]],
+    );
+}
+
+#[test]
+fn nobody_is_replaced_without_a_quorum_of_the_others() {
+    let two = |world: &mut Observed| {
+        silence(1)(world);
+        condemn(2)(world);
+    };
+    check_now(
+        "",
+        "",
+        two,
+        expect![[r#"
+            waiting for member 1 to serve
+              then give member 2 up for another: its data is damaged
+              then take member 2 out of the ensemble
+              then create member 4, to become a voter
+              then add member 4 to the ensemble as observer
+              then start member 4
+              then let member 4 vote
+              then write the configuration of member 4 anew
+              then delete the data of member 2
+        "#]],
+    );
+    check_now(
+        "",
+        "repair: {replaceDamaged: false}",
+        condemn(2),
+        expect![[r#"
+            waiting for help with member 2: its data is damaged, and spec.repair.replaceDamaged is false
+        "#]],
+    );
+}
+
+#[test]
+fn the_only_copy_of_the_data_is_never_given_up() {
+    let one = "voters: {replicas: 1}";
+    // Its volume is on the way out, and it serves on.
+    let going = |world: &mut Observed| {
+        world.members.get_mut(&ServerId(1)).unwrap().condemned = Some(Condemned::VolumeDeleted);
+    };
+    check_now(
+        one,
+        one,
+        going,
+        expect![[r#"
+        waiting for help with member 1: its volume was deleted, and it has the only copy of the data: raise spec.voters.replicas while it serves, or restore a backup
+    "#]],
+    );
+    check_now(
+        one,
+        "voters: {replicas: 1}, config: {tickTime: 3000}",
+        going,
+        expect![[r#"
+            waiting for help with member 1: its volume was deleted, and it has the only copy of the data: raise spec.voters.replicas while it serves, or restore a backup
+        "#]],
+    );
+    check_now(
+        one,
+        "voters: {replicas: 3}",
+        going,
+        expect![[r#"
+            create member 2, to become a voter
+              then start member 2
+              then let member 2 vote
+              then create member 3, to become a voter
+              then add member 3 to the ensemble as observer
+              then start member 3
+              then let member 3 vote
+              then give member 1 up for another: its volume was deleted
+              then take member 1 out of the ensemble
+              then stop member 1
+              then create member 4, to become a voter
+              then add member 4 to the ensemble as observer
+              then start member 4
+        "#]],
+    );
+}
+
+#[test]
+fn two_damaged_members_of_five_are_replaced_one_after_the_other() {
+    let two = |world: &mut Observed| {
+        condemn(2)(world);
+        condemn(4)(world);
+    };
+    check_now(
+        "voters: {replicas: 5}",
+        "voters: {replicas: 5}",
+        two,
+        expect![[r#"
+            give member 2 up for another: its data is damaged
+              then take member 2 out of the ensemble
+              then give member 4 up for another: its data is damaged
+              then take member 4 out of the ensemble
+              then create member 6, to become a voter
+              then add member 6 to the ensemble as observer
+              then start member 6
+              then let member 6 vote
+              then create member 7, to become a voter
+              then add member 7 to the ensemble as observer
+              then start member 7
+              then let member 7 vote
+              then write the configuration of members 6 and 7 anew
+        "#]],
+    );
+}
+
+#[test]
+fn a_pause_plans_and_does_nothing() {
+    let stopped = |world: &mut Observed| {
+        world.members.get_mut(&ServerId(2)).unwrap().instance = Instance::Stopped;
+    };
+    check_now(
+        "",
+        "updatePolicy: {pause: true}",
+        stopped,
+        expect![[r#"
+        waiting for spec.updatePolicy.pause to become false; then: start member 2
+          then start member 2
+    "#]],
+    );
+    check_now(
+        "",
+        "updatePolicy: {pause: true}",
+        |_| {},
+        expect![[r#"
+        At rest
+    "#]],
+    );
+}
+
+#[test]
+fn observers_restart_together_as_far_as_the_manifest_allows() {
+    let from = "observers: {replicas: 4}";
+    let to = "observers: {replicas: 4, config: {maxClientCnxns: 0}}, updatePolicy: {maxObserversAtOnce: 2}";
+    let away = |count: u32| {
+        move |world: &mut Observed| {
+            for id in 4..4 + count {
+                let new = desired(&cluster(to));
+                let member = world.members.get_mut(&ServerId(id)).unwrap();
+                member.template_hash = Some(new.observer.hash);
+                member.answer = None;
+            }
+        }
+    };
+    let first = |change: &dyn Fn(&mut Observed)| {
+        let (mut world, to) = (at_rest(&cluster(from)), cluster(to));
+        change(&mut world);
+        next(&to, &desired(&to), &world).to_string()
+    };
+    assert_eq!(first(&away(0)), "restart member 4");
+    assert_eq!(first(&away(1)), "restart member 5");
+    expect!["waiting for the moment to restart member 6: members 4 and 5 are not serving yet"]
+        .assert_eq(&first(&away(2)));
+    // A voter that is away stops them all.
+    let voter = |world: &mut Observed| silence(1)(world);
+    expect!["waiting for the moment to restart member 4: member 1 is not serving yet"]
+        .assert_eq(&first(&voter));
+}
+
+#[test]
+fn a_broken_second_voter_gets_a_new_template_too() {
+    let grown = "voters: {replicas: 3}, config: {tickTime: 3000}";
+    let broken = |world: &mut Observed| {
+        let address = world.members[&ServerId(1)].address.clone();
+        let member = Member {
+            instance: Instance::Failed,
+            template_hash: Some("old".into()),
+            ..Member::new(Role::Voter, false, address)
+        };
+        world.members.insert(ServerId(2), member);
+    };
+    let (mut world, to) = (at_rest(&cluster("voters: {replicas: 1}")), cluster(grown));
+    broken(&mut world);
+    assert_eq!(
+        next(&to, &desired(&to), &world).to_string(),
+        "start member 2"
+    );
+}
+
+#[test]
+fn volumes_grow_last_and_without_a_restart() {
+    let small = |world: &mut Observed| {
+        for member in world.members.values_mut() {
+            member.undersized = true;
+        }
+    };
+    check_now(
+        "",
+        "config: {tickTime: 3000}",
+        small,
+        expect![[r#"
+        restart member 1
+          then start member 1
+          then restart member 2
+          then start member 2
+          then restart member 3
+          then start member 3
+          then grow the volume of member 1
+          then grow the volume of member 2
+          then grow the volume of member 3
+    "#]],
+    );
+    check_now(
+        "",
+        "",
+        small,
+        expect![[r#"
+        grow the volume of member 1
+          then grow the volume of member 2
+          then grow the volume of member 3
     "#]],
     );
 }

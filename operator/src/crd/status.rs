@@ -12,6 +12,10 @@ pub struct ZooKeeperEnsembleStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
+    /// When the members were last asked. It is not written for its own sake, so it may be older than it could be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+
     /// `Ready`, `Available`, `Reconciling`, `Stalled`, `Degraded`, `ScaleAllowed`, `ConfigInSync`.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -22,6 +26,7 @@ pub struct ZooKeeperEnsembleStatus {
 
     /// Server id of the leader; none while there is none, or none is known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>")]
     pub leader: Option<u32>,
 
     /// The epoch that the leader reigns in.
@@ -30,6 +35,14 @@ pub struct ZooKeeperEnsembleStatus {
 
     /// How often the leader changed since the ensemble was made.
     pub leader_changes: LeaderChanges,
+
+    /// The members that the ensemble was first started with. Written before any of them is made, and never changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial: Option<MembershipStatus>,
+
+    /// The last membership that the leader told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipStatus>,
 
     /// Version of the committed membership, in hexadecimal as ZooKeeper prints it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,11 +70,28 @@ pub struct ZooKeeperEnsembleStatus {
     pub plan: PlanStatus,
 }
 
+/// A membership by ids: the addresses follow from them.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MembershipStatus {
+    /// Its version, in hexadecimal; none before the first change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Server ids of the voters.
+    #[schemars(with = "Vec<i32>")]
+    pub voters: Vec<u32>,
+    /// Server ids of the observers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i32>")]
+    pub observers: Vec<u32>,
+}
+
 /// One member, as it was last seen.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
     /// Server id (`myid`).
+    #[schemars(with = "i32")]
     pub id: u32,
     /// `voter` or `observer`: what it is meant to be.
     pub role: String,
@@ -81,6 +111,24 @@ pub struct MemberStatus {
     /// Hash of the configuration that it runs with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_hash: Option<String>,
+    /// Its pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// UID of its pod.
+    #[serde(rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Node that the pod runs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Zone of that node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// How often its container was restarted in place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<i32>,
+    /// What keeps it from serving, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Changes of the leader, by whether the operator caused them.
@@ -104,6 +152,7 @@ pub struct OperationStatus {
     pub kind: String,
     /// The member that it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>")]
     pub member: Option<u32>,
     /// What is done, in words.
     pub message: String,
@@ -126,6 +175,9 @@ pub struct PlanStatus {
     /// What the plan waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// Members that are in trouble, each with what is wrong and what to do about it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocked_by: Vec<String>,
     /// Why the last step did not work, while that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,

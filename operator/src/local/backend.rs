@@ -131,6 +131,24 @@ impl LocalBackend {
         killed
     }
 
+    /// The membership that was last known, of the members that still have a home.
+    fn remembered(&self) -> Option<Membership> {
+        let recorded = self.status.membership.as_ref()?;
+        let of = |ids: &[u32], role: Role| -> Vec<(ServerId, Server)> {
+            let server = |id: &u32| {
+                let address = self.members.get(&ServerId(*id))?.record.address.clone();
+                Some((ServerId(*id), Server { role, address }))
+            };
+            ids.iter().filter_map(server).collect()
+        };
+        let mut servers = of(&recorded.voters, Role::Voter);
+        servers.extend(of(&recorded.observers, Role::Observer));
+        Some(Membership {
+            version: 0,
+            servers: servers.into_iter().collect(),
+        })
+    }
+
     fn note_other_ports(&mut self) {
         let Some(base) = self.base_port else { return };
         for (id, member) in &self.members {
@@ -266,7 +284,7 @@ impl LocalBackend {
         let home = self.dir.member(id);
         let digest = super_digest(&self.super_password);
         let record = &self.member(id)?.record;
-        let known = observed.committed.as_ref().or(observed.initial.as_ref());
+        let known = observed.known();
         let source = membership_source(&home, record, observed, id);
         let role = known
             .and_then(|known| known.role(id))
@@ -274,6 +292,7 @@ impl LocalBackend {
         let data_dir = home.data_dir();
         let place = Place {
             data_dir: &data_dir.to_string_lossy(),
+            log_dir: None,
             client_host: HOST,
             client_port: record.address.client_port,
             metrics_port: record.metrics_port,
@@ -362,6 +381,7 @@ impl Backend for LocalBackend {
         let initial = self.record.as_ref().map(|record| record.initial.clone());
         let mut observed = Observed {
             initial,
+            remembered: self.remembered(),
             ..Observed::default()
         };
         for (id, member) in &self.members {
@@ -376,14 +396,12 @@ impl Backend for LocalBackend {
             } = &member.record;
             let zoo_cfg = self.dir.member(*id).read_zoo_cfg();
             let member = Member {
-                role: *role,
-                founder: *founder,
                 retired: *retired,
-                address: address.clone(),
                 instance: member.process.instance(*started),
                 template_hash: template_hash.clone(),
                 rendered_role: zoo_cfg.as_deref().map(peer_type),
                 answer: told.get(id).map(|told| told.answer.clone()),
+                ..Member::new(*role, *founder, address.clone())
             };
             observed.members.insert(*id, member);
         }
@@ -394,11 +412,16 @@ impl Backend for LocalBackend {
         Ok(observed)
     }
 
-    fn publish(&mut self, status: &ZooKeeperEnsembleStatus) -> Result<(), BackendError> {
+    async fn publish(&mut self, status: &ZooKeeperEnsembleStatus) -> Result<(), BackendError> {
         let Some(ensemble) = &mut self.ensemble else {
             return Ok(());
         };
-        if ensemble.status.as_ref() != Some(status) {
+        let mut same_time = status.clone();
+        same_time.observed_at = ensemble
+            .status
+            .as_ref()
+            .and_then(|old| old.observed_at.clone());
+        if ensemble.status.as_ref() != Some(&same_time) {
             ensemble.status = Some(status.clone());
             self.status = status.clone();
             write_status(&self.dir.status_file(), ensemble)?;
@@ -440,6 +463,8 @@ impl Backend for LocalBackend {
                 Ok(())
             }
             Step::Retire { id, data } => self.retire(*id, *data),
+            // A folder is as large as its disk, and is damaged or lost in no way that this backend would notice.
+            Step::Replace { .. } | Step::GrowVolume { .. } => Ok(()),
             Step::Render { ids } => ids
                 .iter()
                 .try_for_each(|id| self.render(desired, observed, *id)),
@@ -464,7 +489,7 @@ fn membership_source(
             return MembershipSource::Kept(lines);
         }
     }
-    let known = observed.committed.as_ref().or(observed.initial.as_ref());
+    let known = observed.known();
     let mut membership = known.cloned().unwrap_or_default();
     // A newcomer that the membership does not know yet begins as an observer of it.
     let own = Server {

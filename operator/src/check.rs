@@ -60,10 +60,18 @@ async fn use_one(
     until: Instant,
 ) -> anyhow::Result<String> {
     let begun = Instant::now();
-    let object = serde_json::from_value(manifest(options))?;
-    api.create(&PostParams::default(), &object)
+    let manifest = manifest(options);
+    let object = serde_json::from_value(manifest.clone())?;
+    let created = api
+        .create(&PostParams::default(), &object)
         .await
         .context("the ensemble could not be created")?;
+    if let Some(path) = dropped(&manifest["spec"], &created.data["spec"], "spec") {
+        bail!(
+            "the API server dropped {path}: the definition of ensembles that it serves is older than this operator; \
+             `zookeeper-operator crd | kubectl apply --server-side -f -` brings the new one"
+        );
+    }
     wait_ready(api, options, until).await?;
     let ready = begun.elapsed();
     let address = format!(
@@ -91,6 +99,16 @@ fn manifest(options: &Options) -> Value {
         "metadata": {"name": options.name, "namespace": options.namespace},
         "spec": {"voters": {"replicas": 1}, "storage": storage},
     })
+}
+
+/// The first field that was sent and is not there: what a definition does not know is dropped without a word.
+fn dropped(sent: &Value, there: &Value, path: &str) -> Option<String> {
+    match sent {
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(key, sent)| dropped(sent, &there[key], &format!("{path}.{key}"))),
+        sent => (sent != there).then(|| path.to_owned()),
+    }
 }
 
 async fn wait_ready(
@@ -242,6 +260,18 @@ mod tests {
         assert_eq!(old, State::NotReady(words.to_owned()));
         let nobody = "no operator has said anything about it";
         assert_eq!(seen(Value::Null), State::NotReady(nobody.to_owned()));
+    }
+
+    #[test]
+    fn a_field_that_the_definition_does_not_know_is_named() {
+        let sent =
+            json!({"voters": {"replicas": 1}, "storage": {"size": "1Gi", "whenDeleted": "Delete"}});
+        let mut there = sent.clone();
+        there["observers"] = json!({"replicas": 0});
+        assert_eq!(dropped(&sent, &there, "spec"), None);
+        there["storage"] = json!({"size": "1Gi"});
+        let path = dropped(&sent, &there, "spec");
+        assert_eq!(path.as_deref(), Some("spec.storage.whenDeleted"));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub struct Disk {
 pub struct Server {
     pub id: u32,
     pub host: String,
+    pub ip: String,
     pub node: String,
     /// The volume under `/data`.
     pub volume: String,
@@ -123,6 +124,14 @@ impl World {
         if self.ensemble.leader.as_deref() == Some(pod) {
             self.ensemble.leader = None;
         }
+    }
+
+    /// A member's volume cannot be read any more.
+    pub fn damage(&mut self, id: u32) {
+        let volumes = self.volumes.values_mut();
+        volumes
+            .filter(|volume| volume.disk.id == Some(id))
+            .for_each(|volume| volume.damaged = true);
     }
 
     /// Whether the others reach a process.
@@ -400,8 +409,9 @@ impl World {
     pub fn ask(&self, address: &str) -> Option<Told> {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let mut servers = self.ensemble.servers.values();
-        let server = servers
-            .find(|server| server.host == host && !matches!(server.mode, Mode::Starting(_)))?;
+        let server = servers.find(|it| {
+            (it.host == host || it.ip == host) && !matches!(it.mode, Mode::Starting(_))
+        })?;
         let reached = self
             .machines
             .get(&server.node)

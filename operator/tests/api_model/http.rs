@@ -75,6 +75,9 @@ impl Life {
         let mut world = self.world.lock();
         world.requests += 1;
         world.writes += u64::from(writes);
+        if writes {
+            world.record();
+        }
         let fate = world.fate();
         let suffix = match &fate {
             Fate::Answer => String::new(),

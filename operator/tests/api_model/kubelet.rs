@@ -162,10 +162,9 @@ impl World {
     }
 
     fn mark_unreachable(&mut self, name: &str) {
+        let now = self.store.now;
         self.store.edit(&Key::new("nodes", "", name), |node| {
-            let ready = &mut node["status"]["conditions"][0];
-            ready["status"] = json!("Unknown");
-            ready["reason"] = json!("NodeStatusUnknown");
+            super::report::condition(node, "Ready", "Unknown", now, Some("NodeStatusUnknown"));
             let taints = node["spec"]["taints"]
                 .as_array()
                 .cloned()
@@ -177,7 +176,6 @@ impl World {
             }
         });
         for key in self.pods_on(name) {
-            let now = self.store.now;
             self.store.edit(&key, |pod| {
                 super::report::condition(pod, "Ready", "False", now, Some("NodeLost"))
             });
@@ -215,8 +213,7 @@ impl World {
         }
         self.store.edit(&Key::new("nodes", "", name), |node| {
             node["spec"]["taints"] = json!([]);
-            node["status"]["conditions"][0] =
-                json!({"type": "Ready", "status": "True", "reason": "KubeletReady"});
+            super::report::condition(node, "Ready", "True", now, Some("KubeletReady"));
         });
         for (uid, run) in self.runs.iter_mut().filter(|(_, run)| run.node == name) {
             if !self.ensemble.servers.contains_key(uid) && run.stage == Stage::Running {
@@ -465,6 +462,7 @@ impl World {
         let server = Server {
             id,
             host: format!("{host}.{subdomain}.{}.svc.cluster.local", key.namespace),
+            ip: super::report::ip(uid),
             node: run.node.clone(),
             volume,
             view: Default::default(),

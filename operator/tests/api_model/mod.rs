@@ -16,6 +16,7 @@ mod store;
 mod world;
 
 pub use cache::Cache;
+pub use defaults::bytes;
 pub use ensemble::{Disk, Mode, Server};
 pub use http::{Api, Life};
 pub use kubelet::Stage;

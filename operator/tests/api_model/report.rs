@@ -145,14 +145,33 @@ fn write(pod: &mut Value, run: &Run, ready: bool, now: Timestamp) {
     if let Some(ended) = ended {
         container["lastState"] = json!({"terminated": ended});
     }
+    let address = ip(pod["metadata"]["uid"].as_str().unwrap_or_default());
     let status = &mut pod["status"];
     status["phase"] = json!(phase);
     status["startTime"] = json!(since);
     status["hostIP"] = json!("10.0.0.1");
+    if !matches!(run.stage, Stage::Creating(_)) {
+        status["podIP"] = json!(address);
+    }
     status["containerStatuses"] = json!([container]);
     let truth = if ready { "True" } else { "False" };
     condition(pod, "Ready", truth, now, None);
     condition(pod, "ContainersReady", truth, now, None);
+}
+
+/// A pod's address: another one for each pod that ever was.
+pub fn ip(uid: &str) -> String {
+    let number: u32 = uid
+        .rsplit('-')
+        .next()
+        .and_then(|end| end.parse().ok())
+        .unwrap_or(0);
+    format!(
+        "10.{}.{}.{}",
+        1 + (number >> 16),
+        (number >> 8) & 255,
+        number & 255
+    )
 }
 
 fn words(code: i32) -> &'static str {

@@ -34,6 +34,8 @@ pub struct World {
     pub writes: u64,
     /// Verbs and resources that were called.
     pub calls: BTreeSet<(String, String)>,
+    /// The world before each write, and after the last one of a pass, while somebody wants to know.
+    pub recorder: Option<Vec<World>>,
     /// What must never happen and did.
     pub violations: Vec<String>,
     trace: VecDeque<String>,
@@ -94,6 +96,7 @@ impl World {
             requests: 0,
             writes: 0,
             calls: BTreeSet::new(),
+            recorder: None,
             violations: Vec::new(),
             trace: VecDeque::new(),
         };
@@ -110,6 +113,21 @@ impl World {
         self.tick_kubernetes();
         self.tick_ensemble();
         self.report();
+    }
+
+    /// Keeps this moment, if somebody wants to come back to it.
+    pub fn record(&mut self) {
+        if let Some(mut records) = self.recorder.take() {
+            records.push(self.clone());
+            self.recorder = Some(records);
+        }
+    }
+
+    /// Begins anew with the story, not with the world.
+    pub fn forget(&mut self) {
+        self.store.forget_before(self.store.version());
+        self.trace.clear();
+        (self.requests, self.writes) = (0, 0);
     }
 
     /// Notes what happened, for whoever reads a failure.

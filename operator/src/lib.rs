@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod crd;
 pub mod desired;
 pub mod ensemble;
+pub mod kubernetes;
 pub mod local;
 pub mod membership;
 pub mod observed;

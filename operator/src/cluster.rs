@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 
+use crate::crd::pod::PodSettings;
 use crate::crd::spec::StorageSpec;
 
 /// A server's number (`myid`): from 1 to 254, since a session id carries it in its top byte.
@@ -45,6 +47,14 @@ pub struct Cluster {
     pub image: Option<String>,
     /// The last time at which a restart was asked for.
     pub restarted_at: Option<String>,
+    /// Nothing is to be done for now.
+    pub paused: bool,
+    /// How many observers may be down for a restart at a time.
+    pub observers_at_once: usize,
+    /// Members whose volume is lost or damaged are replaced.
+    pub replace_damaged: bool,
+    /// Members whose node has been lost for this long are replaced.
+    pub after_node_lost: Option<Duration>,
 }
 
 /// What the manifest asks for the members of one role, with the ensemble-wide settings merged in.
@@ -58,6 +68,10 @@ pub struct RoleSpec {
     pub storage: StorageSpec,
     /// CPU and memory.
     pub resources: Option<ResourceRequirements>,
+    /// Where the pods run and what they carry.
+    pub pod: PodSettings,
+    /// What is merged over the pod; from `pod.overrides`, checked.
+    pub overrides: Vec<PodTemplateSpec>,
 }
 
 impl Cluster {

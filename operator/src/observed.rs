@@ -1,6 +1,7 @@
 //! What the world looks like to the planner: everything a decision needs, read once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::cluster::{Role, ServerId};
 use crate::membership::{Address, Membership};
@@ -12,6 +13,8 @@ pub struct Observed {
     pub initial: Option<Membership>,
     /// The committed membership, as the leader told it. None: unknown, and unknown is unsafe.
     pub committed: Option<Membership>,
+    /// The membership that was last known to be committed: what to start members with while none is known.
+    pub remembered: Option<Membership>,
     /// Every member that has a home (a folder, a volume), whether it runs or not.
     pub members: BTreeMap<ServerId, Member>,
 }
@@ -36,6 +39,72 @@ pub struct Member {
     pub rendered_role: Option<Role>,
     /// What it said when it was asked; none when it did not answer.
     pub answer: Option<Answer>,
+    /// Retired because another member takes its place: its data goes by policy, once it is certain that it runs no more.
+    pub replaced: bool,
+    /// Its pod.
+    pub pod: PodFacts,
+    /// What keeps it from running, in words.
+    pub trouble: Option<Trouble>,
+    /// Why it can never come back with its data; another member must take its place.
+    pub condemned: Option<Condemned>,
+    /// Its pod is being evicted, by a drain for example.
+    pub evicted: bool,
+    /// Its volume is smaller than the manifest asks for.
+    pub undersized: bool,
+}
+
+/// What a cluster says of a member's pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its name; none when there is no pod.
+    pub name: Option<String>,
+    /// Tells it from the pods of this name before and after it.
+    pub uid: Option<String>,
+    /// Where it runs.
+    pub node: Option<String>,
+    /// The zone of that node.
+    pub zone: Option<String>,
+    /// How often its container was restarted in place.
+    pub restarts: i32,
+    /// Whether the kubelet's probe says that it serves; none when there is no such thing.
+    pub ready: Option<bool>,
+}
+
+/// What keeps a member from running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Whose turn it is.
+    pub kind: TroubleKind,
+    /// What is wrong and what to do about it.
+    pub words: String,
+}
+
+/// Sorts of trouble, by what helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// The manifest has to change: image, configuration, pod settings.
+    Template,
+    /// The cluster has no room for it, or may not give it.
+    Scheduling,
+    /// Its node is not there.
+    Node,
+    /// Its volume.
+    Volume,
+    /// It dies, and is started again.
+    Crash,
+}
+
+/// Why a member can never come back with its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condemned {
+    /// Its volume was deleted, or is on its way out.
+    VolumeDeleted,
+    /// The cluster says that the volume behind the claim is lost.
+    VolumeLost,
+    /// It says itself that its data is damaged, again and again.
+    StorageDamaged,
+    /// Its node has not been ready for longer than the manifest allows.
+    NodeLost(String),
 }
 
 /// A member's process or pod.
@@ -131,6 +200,12 @@ impl Observed {
         })
     }
 
+    /// The membership to start members with: the committed one, or the last that was known.
+    pub fn known(&self) -> Option<&Membership> {
+        let known = self.committed.as_ref().or(self.remembered.as_ref());
+        known.or(self.initial.as_ref())
+    }
+
     /// The members of a role that are meant to stay.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = ServerId> {
         let members = self.members.iter();
@@ -141,6 +216,26 @@ impl Observed {
 }
 
 impl Member {
+    /// A member that was just given a home.
+    pub fn new(role: Role, founder: bool, address: Address) -> Self {
+        Self {
+            role,
+            founder,
+            retired: false,
+            address,
+            instance: Instance::New,
+            template_hash: None,
+            rendered_role: None,
+            answer: None,
+            replaced: false,
+            pod: PodFacts::default(),
+            trouble: None,
+            condemned: None,
+            evicted: false,
+            undersized: false,
+        }
+    }
+
     /// What it said it is.
     pub fn state(&self) -> Option<State> {
         self.answer.as_ref().map(|answer| answer.state)
@@ -154,4 +249,21 @@ impl Member {
 /// The epoch of a transaction id.
 pub fn epoch(zxid: u64) -> u64 {
     zxid >> 32
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl fmt::Display for Condemned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VolumeDeleted => f.write_str("its volume was deleted"),
+            Self::VolumeLost => f.write_str("its volume is lost"),
+            Self::StorageDamaged => f.write_str("its data is damaged"),
+            Self::NodeLost(node) => write!(f, "its node {node} is lost"),
+        }
+    }
 }

@@ -15,6 +15,8 @@ use crate::membership::Membership;
 pub struct Place<'a> {
     /// Where its data lives.
     pub data_dir: &'a str,
+    /// Where its transaction log lives, when that is a place of its own.
+    pub log_dir: Option<&'a str>,
     /// Interface that clients reach it on.
     pub client_host: &'a str,
     /// Port for clients.
@@ -55,6 +57,9 @@ pub fn zoo_cfg(
     line(&mut text, "clientPort", &place.client_port.to_string());
     line(&mut text, "clientPortAddress", place.client_host);
     line(&mut text, "dataDir", place.data_dir);
+    if let Some(log_dir) = place.log_dir {
+        line(&mut text, "dataLogDir", log_dir);
+    }
     line(&mut text, "metricsProvider.className", PROMETHEUS);
     line(&mut text, "metricsProvider.httpHost", place.client_host);
     line(

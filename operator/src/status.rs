@@ -5,10 +5,13 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::cluster::{Cluster, Role, ServerId};
 use crate::crd::ZooKeeperEnsembleStatus;
-use crate::crd::status::{LeaderChanges, MemberStatus, OperationStatus, PlanStatus};
+use crate::crd::status::{
+    LeaderChanges, MemberStatus, MembershipStatus, OperationStatus, PlanStatus,
+};
 use crate::desired::Desired;
+use crate::membership::Membership;
 use crate::observed::{Instance, Member, Observed, State, epoch};
-use crate::plan::{Plan, Reason};
+use crate::plan::{Plan, Reason, Step};
 use crate::safety;
 
 /// The time, as the status writes it.
@@ -44,6 +47,12 @@ pub fn compute(
         leader: leader.map(|id| id.0),
         epoch: now_epoch.or(previous.epoch),
         leader_changes: leader_changes(plan, previous, leader, now_epoch),
+        initial: initial(observed, plan, previous),
+        membership: observed
+            .committed
+            .as_ref()
+            .map(recorded)
+            .or_else(|| previous.membership.clone()),
         config_version: observed
             .committed
             .as_ref()
@@ -101,6 +110,35 @@ fn state_words(member: &Member) -> &'static str {
         (Instance::Running, Some(State::Leader)) => "leader",
         (Instance::Running, Some(State::Follower)) => "follower",
         (Instance::Running, Some(State::Observer)) => "observer",
+    }
+}
+
+/// The first membership, once it is decided. It is on record before the first of its members is made.
+fn initial(
+    observed: &Observed,
+    plan: &Plan,
+    previous: &ZooKeeperEnsembleStatus,
+) -> Option<MembershipStatus> {
+    let ids = |ids: &[ServerId]| ids.iter().map(|id| id.0).collect();
+    let decided = match &plan.next {
+        Some(Step::Bootstrap { voters, observers }) => Some(MembershipStatus {
+            version: None,
+            voters: ids(voters),
+            observers: ids(observers),
+        }),
+        _ => None,
+    };
+    let before = previous.initial.clone().or(decided);
+    before.or_else(|| observed.initial.as_ref().map(recorded))
+}
+
+/// A membership by ids.
+fn recorded(membership: &Membership) -> MembershipStatus {
+    let ids = |role: Role| membership.with_role(role).map(|id| id.0).collect();
+    MembershipStatus {
+        version: (membership.version > 0).then(|| format!("{:x}", membership.version)),
+        voters: ids(Role::Voter),
+        observers: ids(Role::Observer),
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! `crds/` holds the printed form; a test keeps it equal to these types.
 
+pub mod access;
+pub mod care;
+pub mod pod;
+mod rules;
+mod schema;
 pub mod spec;
 pub mod status;
 

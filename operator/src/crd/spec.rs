@@ -5,12 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::access::{BudgetSpec, NetworkPolicySettings, ServicesSpec};
+use super::care::{RepairSpec, UpdatePolicy};
+use super::pod::PodSettings;
+use super::rules::{log_size_grows, same_class, same_log, same_log_class, size_grows};
+use super::schema;
 use super::status::ZooKeeperEnsembleStatus;
 
 /// Most voters that an ensemble may have: more only make every write slower.
@@ -65,12 +70,24 @@ pub const OBSERVERS_MAX: i32 = 200;
         json_path = ".metadata.creationTimestamp"
     ),
     validation = Rule::new("size(self.metadata.name) <= 40")
-        .message("the name must have at most 40 characters: the names of pods are made from it")
+        .message("the name must have at most 40 characters: the names of pods are made from it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name must be lower-case letters, digits and \"-\", with a letter first: host names are made from it")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("self.allowEvenVoters || self.voters.replicas % 2 == 1")
-        .message("voters.replicas must be odd: an even number survives no more failures than one less; set allowEvenVoters to have it anyway")
+        .message("voters.replicas must be odd: an even number survives no more failures than one less; set allowEvenVoters to have it anyway"),
+    validation = Rule::new(size_grows("voters")).message("a voter's volume can only grow: storage.size may not become smaller"),
+    validation = Rule::new(size_grows("observers")).message("an observer's volume can only grow: storage.size may not become smaller"),
+    validation = Rule::new(log_size_grows("voters")).message("a voter's log volume can only grow: storage.log.size may not become smaller"),
+    validation = Rule::new(log_size_grows("observers")).message("an observer's log volume can only grow: storage.log.size may not become smaller"),
+    validation = Rule::new(same_class("voters")).message("the storage class of the voters cannot change: volumes do not move; make a new ensemble with it"),
+    validation = Rule::new(same_class("observers")).message("the storage class of the observers cannot change: volumes do not move; make a new ensemble with it"),
+    validation = Rule::new(same_log("voters")).message("a log volume cannot come or go later for the voters: decide on storage.log when the ensemble is made"),
+    validation = Rule::new(same_log("observers")).message("a log volume cannot come or go later for the observers: decide on storage.log when the ensemble is made"),
+    validation = Rule::new(same_log_class("voters")).message("the storage class of the voters' log volumes cannot change"),
+    validation = Rule::new(same_log_class("observers")).message("the storage class of the observers' log volumes cannot change")
 )]
 pub struct ZooKeeperEnsembleSpec {
     /// The members that vote. A majority of them must be up for the ensemble to serve writes.
@@ -87,11 +104,21 @@ pub struct ZooKeeperEnsembleSpec {
 
     /// Container image of the members. Left out: the image that this operator was released with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
+    #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
+
+    /// When nodes fetch the image. Left out: Kubernetes decides by the tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<PullPolicy>,
+
+    /// Secrets with which the image is fetched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), schema_with = "schema::pull_secrets")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
 
     /// Keys of `zoo.cfg` for every member, for example `tickTime: 2000`. Keys that the operator owns are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::config")]
     pub config: BTreeMap<String, IntOrString>,
 
     /// The volume of each member.
@@ -100,12 +127,37 @@ pub struct ZooKeeperEnsembleSpec {
 
     /// CPU and memory of each member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::plain::<ResourceRequirements>")]
     pub resources: Option<ResourceRequirements>,
+
+    /// Where the pods run and what they carry.
+    #[serde(default, skip_serializing_if = "PodSettings::is_empty")]
+    pub pod: PodSettings,
 
     /// Restarts the members one by one when it changes: write the time at which you ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub restarted_at: Option<String>,
+
+    /// How changes are carried out.
+    #[serde(default)]
+    pub update_policy: UpdatePolicy,
+
+    /// What the operator does about members that cannot come back by themselves.
+    #[serde(default)]
+    pub repair: RepairSpec,
+
+    /// The Services that clients use.
+    #[serde(default, skip_serializing_if = "ServicesSpec::is_empty")]
+    pub services: ServicesSpec,
+
+    /// Who may connect.
+    #[serde(default)]
+    pub network_policy: NetworkPolicySettings,
+
+    /// Budgets that keep drains from costing the quorum.
+    #[serde(default)]
+    pub pod_disruption_budget: BudgetSpec,
 }
 
 /// The members that vote.
@@ -119,6 +171,7 @@ pub struct VotersSpec {
 
     /// Keys of `zoo.cfg` for voters only; they win over `spec.config`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::config")]
     pub config: BTreeMap<String, IntOrString>,
 
     /// The volume of each voter, instead of `spec.storage`.
@@ -127,7 +180,12 @@ pub struct VotersSpec {
 
     /// CPU and memory of each voter, instead of `spec.resources`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::plain::<ResourceRequirements>")]
     pub resources: Option<ResourceRequirements>,
+
+    /// Settings of the voters' pods; each that is given wins over the one in `spec.pod`.
+    #[serde(default, skip_serializing_if = "PodSettings::is_empty")]
+    pub pod: PodSettings,
 }
 
 /// The members that follow without voting.
@@ -141,6 +199,7 @@ pub struct ObserversSpec {
 
     /// Keys of `zoo.cfg` for observers only; they win over `spec.config`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::config")]
     pub config: BTreeMap<String, IntOrString>,
 
     /// The volume of each observer, instead of `spec.storage`.
@@ -149,7 +208,12 @@ pub struct ObserversSpec {
 
     /// CPU and memory of each observer, instead of `spec.resources`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::plain::<ResourceRequirements>")]
     pub resources: Option<ResourceRequirements>,
+
+    /// Settings of the observers' pods; each that is given wins over the one in `spec.pod`.
+    #[serde(default, skip_serializing_if = "PodSettings::is_empty")]
+    pub pod: PodSettings,
 }
 
 /// A member's volume.
@@ -158,18 +222,40 @@ pub struct ObserversSpec {
 pub struct StorageSpec {
     /// Size of the volume. It may grow, never shrink.
     #[serde(default = "ten_gibibytes")]
-    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity(string(oldSelf))) >= 0").message("a volume can only grow"))]
+    #[schemars(schema_with = "schema::size")]
     pub size: Quantity,
 
     /// Storage class. Left out: the cluster's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("the storage class of an ensemble cannot change"))]
     pub storage_class: Option<String>,
 
-    /// What happens to the data of a member that is scaled away.
+    /// A volume of its own for the transaction log, so that snapshots never slow it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogStorageSpec>,
+
+    /// What happens to the data of a member that is scaled away or replaced.
     #[serde(default)]
     pub when_scaled_down: Retention,
+
+    /// What happens to the data when the ensemble is deleted.
+    #[serde(default = "retain")]
+    pub when_deleted: Retention,
+}
+
+/// A member's volume for its transaction log.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LogStorageSpec {
+    /// Size of the volume. It may grow, never shrink.
+    #[serde(default = "ten_gibibytes")]
+    #[schemars(schema_with = "schema::size")]
+    pub size: Quantity,
+
+    /// Storage class. Left out: the cluster's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub storage_class: Option<String>,
 }
 
 /// What happens to data that no member uses any more.
@@ -182,6 +268,17 @@ pub enum Retention {
     Retain,
 }
 
+/// When a node fetches the image.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// At every start.
+    Always,
+    /// When it is not there.
+    IfNotPresent,
+    /// Never: it must be there.
+    Never,
+}
+
 impl Default for VotersSpec {
     fn default() -> Self {
         Self {
@@ -189,6 +286,7 @@ impl Default for VotersSpec {
             config: BTreeMap::new(),
             storage: None,
             resources: None,
+            pod: PodSettings::default(),
         }
     }
 }
@@ -198,7 +296,20 @@ impl Default for StorageSpec {
         Self {
             size: ten_gibibytes(),
             storage_class: None,
+            log: None,
             when_scaled_down: Retention::default(),
+            when_deleted: Retention::Retain,
+        }
+    }
+}
+
+impl PullPolicy {
+    /// As a pod writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
         }
     }
 }
@@ -209,4 +320,8 @@ fn three() -> i32 {
 
 fn ten_gibibytes() -> Quantity {
     Quantity("10Gi".into())
+}
+
+fn retain() -> Retention {
+    Retention::Retain
 }

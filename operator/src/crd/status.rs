@@ -31,6 +31,14 @@ pub struct ZooKeeperEnsembleStatus {
     /// How often the leader changed since the ensemble was made.
     pub leader_changes: LeaderChanges,
 
+    /// The members that the ensemble was first started with. Written before any of them is made, and never changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial: Option<MembershipStatus>,
+
+    /// The last membership that the leader told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipStatus>,
+
     /// Version of the committed membership, in hexadecimal as ZooKeeper prints it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_version: Option<String>,
@@ -55,6 +63,20 @@ pub struct ZooKeeperEnsembleStatus {
 
     /// What comes next and what holds it back.
     pub plan: PlanStatus,
+}
+
+/// A membership by ids: the addresses follow from them.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MembershipStatus {
+    /// Its version, in hexadecimal; none before the first change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Server ids of the voters.
+    pub voters: Vec<u32>,
+    /// Server ids of the observers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub observers: Vec<u32>,
 }
 
 /// One member, as it was last seen.

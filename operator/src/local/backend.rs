@@ -274,6 +274,7 @@ impl LocalBackend {
         let data_dir = home.data_dir();
         let place = Place {
             data_dir: &data_dir.to_string_lossy(),
+            log_dir: None,
             client_host: HOST,
             client_port: record.address.client_port,
             metrics_port: record.metrics_port,
@@ -376,14 +377,12 @@ impl Backend for LocalBackend {
             } = &member.record;
             let zoo_cfg = self.dir.member(*id).read_zoo_cfg();
             let member = Member {
-                role: *role,
-                founder: *founder,
                 retired: *retired,
-                address: address.clone(),
                 instance: member.process.instance(*started),
                 template_hash: template_hash.clone(),
                 rendered_role: zoo_cfg.as_deref().map(peer_type),
                 answer: told.get(id).map(|told| told.answer.clone()),
+                ..Member::new(*role, *founder, address.clone())
             };
             observed.members.insert(*id, member);
         }
@@ -440,6 +439,8 @@ impl Backend for LocalBackend {
                 Ok(())
             }
             Step::Retire { id, data } => self.retire(*id, *data),
+            // A folder is as large as its disk, and is damaged or lost in no way that this backend would notice.
+            Step::Replace { .. } | Step::GrowVolume { .. } => Ok(()),
             Step::Render { ids } => ids
                 .iter()
                 .try_for_each(|id| self.render(desired, observed, *id)),

@@ -46,7 +46,8 @@ pub(super) fn after(world: &mut Observed, desired: &Desired, step: &Step) {
             }
         }
         Step::Create { id, role } => {
-            world.members.insert(*id, newcomer(*id, *role));
+            let newcomer = Member::new(*role, false, address(*id));
+            world.members.insert(*id, newcomer);
         }
         Step::Join { ids, .. } => reconfigure(world, |servers| {
             servers.extend(ids.iter().map(|id| (*id, server(*id, Role::Observer))));
@@ -64,6 +65,18 @@ pub(super) fn after(world: &mut Observed, desired: &Desired, step: &Step) {
             (Retention::Retain, Some(member)) => member.retired = true,
             (Retention::Retain, None) => {}
         },
+        Step::Replace { id, .. } => {
+            if let Some(member) = world.members.get_mut(id) {
+                (member.retired, member.replaced) = (true, true);
+                (member.condemned, member.trouble) = (None, None);
+            }
+        }
+        Step::GrowVolume { id } => {
+            let member = world.members.get_mut(id);
+            member
+                .into_iter()
+                .for_each(|member| member.undersized = false);
+        }
         Step::Render { ids } => {
             for id in ids {
                 let role = known(world).and_then(|known| known.role(*id));
@@ -81,7 +94,9 @@ fn bootstrap(world: &mut Observed, voters: &[ServerId], observers: &[ServerId]) 
     let voters = voters.iter().map(|id| (*id, Role::Voter));
     let mut initial = Membership::default();
     for (id, role) in voters.chain(observers.iter().map(|id| (*id, Role::Observer))) {
-        world.members.insert(id, founder(id, role));
+        world
+            .members
+            .insert(id, Member::new(role, true, address(id)));
         initial.servers.insert(id, server(id, role));
     }
     world.initial = Some(initial);
@@ -157,26 +172,6 @@ fn reconfigure(
 
 fn known(world: &Observed) -> Option<&Membership> {
     world.committed.as_ref().or(world.initial.as_ref())
-}
-
-fn founder(id: ServerId, role: Role) -> Member {
-    Member {
-        founder: true,
-        ..newcomer(id, role)
-    }
-}
-
-fn newcomer(id: ServerId, role: Role) -> Member {
-    Member {
-        role,
-        founder: false,
-        retired: false,
-        address: address(id),
-        instance: Instance::New,
-        template_hash: None,
-        rendered_role: None,
-        answer: None,
-    }
 }
 
 /// Nobody connects to it: a forecast only needs members to differ.

@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, Role, ServerId};
 use crate::crd::spec::Retention;
 use crate::desired::Desired;
 use crate::membership::Membership;
-use crate::observed::{Instance, Member, Observed};
+use crate::observed::{Condemned, Instance, Member, Observed};
 use crate::safety::Unsafe;
 
 use forecast::{after, forecast};
@@ -96,6 +96,19 @@ pub enum Step {
     /// Stop a member so that it starts again with its new configuration. A leader hands over first.
     Restart {
         /// Which.
+        id: ServerId,
+    },
+    /// Give a member up whose data is lost, damaged or out of reach: record that it does not come back. The
+    /// membership then lets it go, and another member, of another id, takes its place.
+    Replace {
+        /// Which.
+        id: ServerId,
+        /// Why.
+        why: Condemned,
+    },
+    /// Ask for as much storage as the manifest does.
+    GrowVolume {
+        /// Whose.
         id: ServerId,
     },
     /// Write the configuration of running members anew after their role changed, without a restart.

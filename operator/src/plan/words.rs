@@ -46,6 +46,8 @@ impl Step {
             Self::Stop { .. } => "StopMembers",
             Self::Retire { .. } => "RetireMember",
             Self::Restart { .. } => "RestartMember",
+            Self::Replace { .. } => "ReplaceMember",
+            Self::GrowVolume { .. } => "GrowVolume",
             Self::Render { .. } => "RenderConfig",
         }
     }
@@ -56,6 +58,8 @@ impl Step {
             Self::Create { id, .. }
             | Self::Promote { id, .. }
             | Self::Retire { id, .. }
+            | Self::Replace { id, .. }
+            | Self::GrowVolume { id }
             | Self::Restart { id } => Some(*id),
             Self::Start { ids }
             | Self::Stop { ids }
@@ -79,6 +83,8 @@ impl Step {
             | Self::Create { .. }
             | Self::Join { .. }
             | Self::Retire { .. }
+            | Self::Replace { .. }
+            | Self::GrowVolume { .. }
             | Self::Render { .. } => false,
         }
     }
@@ -116,6 +122,8 @@ impl fmt::Display for Step {
                 data: Retention::Retain,
             } => write!(f, "retire member {id}, and keep its data"),
             Self::Restart { id } => write!(f, "restart member {id}"),
+            Self::Replace { id, why } => write!(f, "give member {id} up for another: {why}"),
+            Self::GrowVolume { id } => write!(f, "grow the volume of member {id}"),
             Self::Render { ids } => write!(f, "write the configuration of {} anew", members(ids)),
         }
     }

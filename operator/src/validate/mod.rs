@@ -4,17 +4,24 @@
 //! named by their path, all at once; then what a schema cannot say is checked on the typed object.
 
 mod config;
+mod pod;
 mod schema;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Role, RoleSpec, SERVER_ID_MAX};
+use crate::cluster::{Cluster, RoleSpec, SERVER_ID_MAX};
+use crate::crd::pod::PodSettings;
 use crate::crd::spec::{StorageSpec, ZooKeeperEnsembleSpec};
 use crate::crd::{API_VERSION, KIND, ZooKeeperEnsemble, spec_schema};
+
+pub(crate) use storage::bytes;
 
 /// One thing that is wrong with a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,52 +61,33 @@ pub fn validate(ensemble: &ZooKeeperEnsemble) -> Result<Cluster, Vec<Problem>> {
     let mut problems = Vec::new();
     let spec = &ensemble.spec;
     check_counts(spec, &mut problems);
-    check_storage("spec.storage", Some(&spec.storage), &mut problems);
-    check_storage(
-        "spec.voters.storage",
-        spec.voters.storage.as_ref(),
-        &mut problems,
-    );
-    check_storage(
-        "spec.observers.storage",
-        spec.observers.storage.as_ref(),
-        &mut problems,
-    );
+    storage::check("spec.storage", Some(&spec.storage), &mut problems);
     let common = config::check("spec.config", &spec.config, &mut problems);
-    let mut role = |role: Role| {
-        let (path, replicas, config, storage, resources) = match role {
-            Role::Voter => {
-                let it = &spec.voters;
-                (
-                    "spec.voters.config",
-                    it.replicas,
-                    &it.config,
-                    &it.storage,
-                    &it.resources,
-                )
-            }
-            Role::Observer => {
-                let it = &spec.observers;
-                (
-                    "spec.observers.config",
-                    it.replicas,
-                    &it.config,
-                    &it.storage,
-                    &it.resources,
-                )
-            }
-        };
-        let mut merged = common.clone();
-        merged.extend(config::check(path, config, &mut problems));
-        config::check_together(path, &merged, &mut problems);
-        RoleSpec {
-            replicas: usize::try_from(replicas).unwrap_or_default(),
-            config: merged,
-            storage: storage.as_ref().unwrap_or(&spec.storage).clone(),
-            resources: resources.as_ref().or(spec.resources.as_ref()).cloned(),
-        }
-    };
-    let (voters, observers) = (role(Role::Voter), role(Role::Observer));
+    let (voters, observers) = (&spec.voters, &spec.observers);
+    let voters = own(
+        "spec.voters",
+        voters.replicas,
+        &voters.config,
+        &voters.storage,
+        &voters.resources,
+        &voters.pod,
+    );
+    let observers = own(
+        "spec.observers",
+        observers.replicas,
+        &observers.config,
+        &observers.storage,
+        &observers.resources,
+        &observers.pod,
+    );
+    let common_overrides = pod::overrides("spec.pod", &spec.pod, &mut problems);
+    let mut role = |own: &Own<'_>| role_spec(spec, &common, &common_overrides, own, &mut problems);
+    let (voters, observers) = (role(&voters), role(&observers));
+    let after_node_lost = duration(
+        "spec.repair.afterNodeLost",
+        spec.repair.after_node_lost.as_deref(),
+        &mut problems,
+    );
     if !problems.is_empty() {
         problems.dedup();
         return Err(problems);
@@ -116,7 +104,83 @@ pub fn validate(ensemble: &ZooKeeperEnsemble) -> Result<Cluster, Vec<Problem>> {
         observers,
         image: spec.image.clone(),
         restarted_at: spec.restarted_at.clone(),
+        paused: spec.update_policy.pause,
+        observers_at_once: usize::try_from(spec.update_policy.max_observers_at_once)
+            .unwrap_or(1)
+            .max(1),
+        replace_damaged: spec.repair.replace_damaged,
+        after_node_lost,
     })
+}
+
+/// What the spec of a role says for itself.
+struct Own<'a> {
+    path: &'a str,
+    replicas: i32,
+    config: &'a Config,
+    storage: &'a Option<StorageSpec>,
+    resources: &'a Option<ResourceRequirements>,
+    pod: &'a PodSettings,
+}
+
+fn own<'a>(
+    path: &'a str,
+    replicas: i32,
+    config: &'a Config,
+    storage: &'a Option<StorageSpec>,
+    resources: &'a Option<ResourceRequirements>,
+    pod: &'a PodSettings,
+) -> Own<'a> {
+    Own {
+        path,
+        replicas,
+        config,
+        storage,
+        resources,
+        pod,
+    }
+}
+
+/// Merges what is common into what a role says for itself.
+fn role_spec(
+    spec: &ZooKeeperEnsembleSpec,
+    common: &BTreeMap<String, String>,
+    common_overrides: &Option<PodTemplateSpec>,
+    own: &Own<'_>,
+    problems: &mut Vec<Problem>,
+) -> RoleSpec {
+    let path = format!("{}.config", own.path);
+    let mut config = common.clone();
+    config.extend(config::check(&path, own.config, problems));
+    config::check_together(&path, &config, problems);
+    storage::check(
+        &format!("{}.storage", own.path),
+        own.storage.as_ref(),
+        problems,
+    );
+    let overrides = pod::overrides(&format!("{}.pod", own.path), own.pod, problems);
+    RoleSpec {
+        replicas: usize::try_from(own.replicas).unwrap_or_default(),
+        config,
+        storage: own.storage.as_ref().unwrap_or(&spec.storage).clone(),
+        resources: own.resources.as_ref().or(spec.resources.as_ref()).cloned(),
+        pod: pod::merged(&spec.pod, own.pod),
+        overrides: common_overrides.iter().cloned().chain(overrides).collect(),
+    }
+}
+
+/// A time span as `90s`, `10m`, `2h`.
+fn duration(path: &str, text: Option<&str>, problems: &mut Vec<Problem>) -> Option<Duration> {
+    let text = text?;
+    let seconds = [('s', 1), ('m', 60), ('h', 3600)]
+        .iter()
+        .find_map(|(unit, seconds)| Some(text.strip_suffix(*unit)?.parse::<u64>().ok()? * seconds));
+    if seconds.is_none_or(|seconds| seconds == 0) {
+        let message =
+            format!("{text:?} is not a time span; write for example \"90s\", \"10m\" or \"2h\"");
+        problems.push(Problem::new(path, message));
+    }
+    seconds.map(Duration::from_secs)
 }
 
 /// `apiVersion`, `kind`, `metadata.name`, and nothing beside them but `spec` and `status`.
@@ -193,22 +257,6 @@ fn check_counts(spec: &ZooKeeperEnsembleSpec, problems: &mut Vec<Problem>) {
             "voters and observers together may be at most {SERVER_ID_MAX}: there are no more server ids"
         );
         problems.push(Problem::new("spec.observers.replicas", message));
-    }
-}
-
-fn check_storage(path: &str, storage: Option<&StorageSpec>, problems: &mut Vec<Problem>) {
-    let Some(storage) = storage else { return };
-    let size = &storage.size.0;
-    let digits = size
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(size.len());
-    let (number, unit) = size.split_at(digits);
-    let units = ["", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi"];
-    let positive = number.parse::<f64>().is_ok_and(|number| number > 0.0);
-    if !positive || !units.contains(&unit) {
-        let message =
-            format!("{size:?} is not a size; write a number with a unit, for example \"10Gi\"");
-        problems.push(Problem::new(&format!("{path}.size"), message));
     }
 }
 

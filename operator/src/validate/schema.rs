@@ -14,6 +14,11 @@ pub(super) fn check(value: &Value, schema: &Value, path: &str, problems: &mut Ve
         return;
     }
     match schema["type"].as_str() {
+        Some("object") if schema["x-kubernetes-preserve-unknown-fields"] == true => {
+            if !value.is_object() {
+                wrong_type(value, "a map of fields", path, problems);
+            }
+        }
         Some("object") => check_object(value, schema, path, problems),
         Some("array") => match value {
             Value::Array(items) => {

@@ -10,7 +10,7 @@
 #[path = "../api_model/mod.rs"]
 mod api_model;
 // mod chance;
-// mod manifest;
+mod manifest;
 mod model;
 // mod process;
 // mod rivals;

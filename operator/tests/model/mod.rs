@@ -7,7 +7,7 @@ use operator::cluster::{Cluster, Role, ServerId};
 use operator::crd::spec::Retention;
 use operator::desired::{Desired, desired};
 use operator::membership::{Address, Membership, Server};
-use operator::observed::{Answer, Instance, Member, Observed, State};
+use operator::observed::{Answer, Condemned, Instance, Member, Observed, State};
 use operator::plan::Step;
 
 /// The truth.
@@ -28,6 +28,9 @@ pub struct Node {
     pub role: Role,
     pub founder: bool,
     pub retired: bool,
+    pub replaced: bool,
+    pub condemned: Option<Condemned>,
+    pub undersized: bool,
     pub started: bool,
     pub running: bool,
     pub stopping: bool,
@@ -120,10 +123,8 @@ impl World {
                 config_version: Some(node.config_version),
             };
             let member = Member {
-                role: node.role,
-                founder: node.founder,
                 retired: node.retired,
-                address: address(*id),
+                replaced: node.replaced,
                 instance: match node {
                     Node { stopping: true, .. } => Instance::Stopping,
                     Node { running: true, .. } => Instance::Running,
@@ -133,6 +134,9 @@ impl World {
                 template_hash: node.hash.clone(),
                 rendered_role: node.rendered,
                 answer: Some(answer).filter(|_| node.running && node.silent == 0),
+                condemned: node.condemned.clone(),
+                undersized: node.undersized,
+                ..Member::new(node.role, node.founder, address(*id))
             };
             observed.members.insert(*id, member);
         }
@@ -188,6 +192,11 @@ impl World {
             }
             Step::Restart { id } => self.stop(*id),
             Step::Retire { id, data } => self.retire(*id, *data),
+            Step::Replace { id, .. } => {
+                let node = self.members.get_mut(id).unwrap();
+                (node.retired, node.replaced) = (true, true);
+            }
+            Step::GrowVolume { id } => self.members.get_mut(id).unwrap().undersized = false,
             Step::Render { ids } => {
                 for id in ids {
                     self.members.get_mut(id).unwrap().rendered = self.committed.role(*id);
@@ -215,6 +224,9 @@ impl World {
             role,
             founder,
             retired: false,
+            replaced: false,
+            condemned: None,
+            undersized: false,
             started: false,
             running: false,
             stopping: false,

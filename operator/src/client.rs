@@ -1,5 +1,7 @@
 //! Reconfiguration through a client session, as the superuser. Everything has a time-out.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -106,6 +108,13 @@ async fn reconfigure_at(
         Err(Error::UnexpectedErrorCode(RECONFIG_IN_PROGRESS)) => Err(ReconfigError::InProgress),
         Err(error) => Err(ReconfigError::Refused(error)),
     }
+}
+
+/// A password for the superuser, made at random.
+pub fn new_password() -> std::io::Result<String> {
+    let mut random = [0_u8; 24];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 const NEW_CONFIG_NO_QUORUM: i32 = -13;

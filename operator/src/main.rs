@@ -1,11 +1,15 @@
 //! `zookeeper-operator`: keeps ZooKeeper ensembles as their manifests ask for.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use operator::kubernetes::context::Crash;
+use operator::kubernetes::{Settings, run};
 use operator::local::{self, StartError};
+use tracing_subscriber::EnvFilter;
 
 /// Keeps ZooKeeper ensembles as their manifests ask for.
 #[derive(Parser)]
@@ -35,6 +39,12 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         node_binary: Option<PathBuf>,
     },
+    /// Keep the ensembles of a Kubernetes cluster.
+    ///
+    /// Runs in the cluster (the chart does that) or outside with a kubeconfig. Of several that run, the one that holds
+    /// the lease acts and the others stand by. SIGTERM ends it once the passes that have begun are over.
+    #[command(after_help = RUN_HELP)]
+    Run(Box<RunCall>),
     /// Print the CustomResourceDefinition.
     Crd,
     /// Print the steps that bring an ensemble from one manifest to another, without doing anything.
@@ -55,6 +65,74 @@ enum Command {
     },
 }
 
+#[derive(Args)]
+struct RunCall {
+    /// Watch this namespace; may be given several times [default: all namespaces].
+    #[arg(
+        long = "namespace",
+        value_name = "NS",
+        env = "WATCH_NAMESPACES",
+        value_delimiter = ','
+    )]
+    namespaces: Vec<String>,
+    /// Image of the members, for ensembles that name none.
+    #[arg(long, value_name = "IMAGE", env = "NODE_IMAGE")]
+    node_image: String,
+    /// Domain of the cluster's host names.
+    #[arg(
+        long,
+        value_name = "DOMAIN",
+        env = "CLUSTER_DOMAIN",
+        default_value = "cluster.local"
+    )]
+    cluster_domain: String,
+    /// Where to serve /metrics, /healthz and /readyz.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "HTTP_ADDRESS",
+        default_value = "0.0.0.0:8080"
+    )]
+    http_address: SocketAddr,
+    /// Name of the lease that the acting operator holds.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LEASE_NAME",
+        default_value = "zookeeper-operator"
+    )]
+    lease_name: String,
+    /// Namespace of the lease [default: the one of the pod or of the kubeconfig].
+    #[arg(long, value_name = "NS", env = "POD_NAMESPACE")]
+    lease_namespace: Option<String>,
+    /// This process, as the lease names its holder; no two may share it [default: host name and process id].
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    identity: Option<String>,
+    /// How many ensembles are looked at at the same time.
+    #[arg(long, value_name = "N", env = "CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    concurrency: u16,
+    /// Form of the log, which goes to standard error.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// For tests: end the process right before the first step of this kind, for example RestartMember.
+    #[arg(long, value_name = "STEP", env = "CRASH_BEFORE", hide = true)]
+    crash_before: Option<String>,
+    /// For tests: end the process right after the first step of this kind.
+    #[arg(long, value_name = "STEP", env = "CRASH_AFTER", hide = true)]
+    crash_after: Option<String>,
+    /// For tests: written at such an end; while the file is there, nothing ends.
+    #[arg(long, value_name = "FILE", env = "CRASH_MARKER", hide = true)]
+    crash_marker: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
 fn main() -> ExitCode {
     match Call::parse().command {
         Command::Local {
@@ -68,6 +146,7 @@ fn main() -> ExitCode {
             base_port,
             node_binary,
         }),
+        Command::Run(call) => run_kubernetes(*call),
         Command::Crd => print(&operator::crd::crd_yaml()),
         Command::Plan { file, from } => match operator::plan_between(from.as_deref(), &file) {
             Ok(steps) => print(&steps),
@@ -107,6 +186,68 @@ fn run_local(options: local::Options) -> ExitCode {
     }
 }
 
+fn run_kubernetes(call: RunCall) -> ExitCode {
+    log_to_stderr(call.log_format);
+    let crash = Crash {
+        before: call.crash_before,
+        after: call.crash_after,
+        marker: call.crash_marker,
+    };
+    let options = run::Options {
+        namespaces: call
+            .namespaces
+            .into_iter()
+            .filter(|it| !it.is_empty())
+            .collect(),
+        settings: Settings {
+            node_image: call.node_image,
+            cluster_domain: call.cluster_domain,
+        },
+        http_address: call.http_address,
+        lease_name: call.lease_name,
+        lease_namespace: call.lease_namespace,
+        identity: call.identity.unwrap_or_else(own_name),
+        concurrency: call.concurrency.into(),
+        crash,
+    };
+    let outcome = tokio::runtime::Runtime::new().map(|runtime| runtime.block_on(run::run(options)));
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// RUST_LOG says how much, as in `RUST_LOG=operator=debug`.
+fn log_to_stderr(format: LogFormat) {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=error"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .init(),
+        LogFormat::Text => log.init(),
+    }
+}
+
+/// A name that no other process has just now.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
+}
+
 fn wrong(problems: &[String]) -> ExitCode {
     for problem in problems {
         eprintln!("zookeeper-operator: {problem}");
@@ -125,7 +266,7 @@ fn print(text: &str) -> ExitCode {
 const BASE_PORT_MAX: i64 = 65_000;
 
 const ABOUT: &str = "\
-Keeps a ZooKeeper ensemble as its manifest asks for: today as processes on this machine.";
+Keeps ZooKeeper ensembles as their manifests ask for: in a Kubernetes cluster, or as processes on this machine.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -133,8 +274,19 @@ Examples:
   zookeeper-operator plan -f ensemble.yaml              what will it do?
   zookeeper-operator plan --from old.yaml -f new.yaml   what would a change take?
   zookeeper-operator crd                                the resource's schema, for Kubernetes
+  zookeeper-operator run --node-image IMAGE             keep the ensembles of a Kubernetes cluster
 
 Exit code: 0 when all went well, 1 when something failed, 2 for a wrong call or a wrong manifest.";
+
+const RUN_HELP: &str = "\
+It needs the CustomResourceDefinition (zookeeper-operator crd | kubectl apply --server-side -f -) and an account with
+the chart's roles. RUST_LOG says how much it logs, for example RUST_LOG=operator=debug.
+
+Examples:
+  zookeeper-operator run --node-image registry.example/zookeeper-node:1.0
+  zookeeper-operator run --namespace team-a --namespace team-b --node-image registry.example/zookeeper-node:1.0
+
+Why is nothing happening? kubectl describe zookeeperensemble NAME: the plan in words, conditions, events.";
 
 const LOCAL_HELP: &str = "\
 DIR holds status.yaml (the object with its status: members, leader, conditions, the plan in words) and one

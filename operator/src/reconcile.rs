@@ -31,7 +31,7 @@ pub async fn pass<B: Backend>(
     let desired = desired(cluster);
     let plan = plan(cluster, &desired, &observed);
     let status = status::compute(cluster, &desired, &observed, &plan, previous, trouble, now);
-    backend.publish(&status)?;
+    backend.publish(&status).await?;
     say(&plan);
     let done = match &plan.next {
         Some(step) => Some(backend.execute(cluster, &desired, &observed, step).await),

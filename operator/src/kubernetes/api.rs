@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::backend::Class;
+
 /// Why a call did not do what it was made for.
 #[derive(Debug, Error)]
 #[error("{what}: {why}")]
@@ -17,34 +19,6 @@ pub struct ApiError {
     pub class: Class,
 }
 
-/// What to do about a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// The world is not what it was when it was observed: look again soon. Nothing is wrong.
-    Outdated,
-    /// No answer, or an answer that asks for patience: try again later.
-    Transport,
-    /// The answer was no, and will stay so until a person changes something.
-    Refused,
-    /// What is seen contradicts itself, so that no step can be known to be safe.
-    Contradiction,
-    /// This process may not act any more: another one holds the lease.
-    Deposed,
-}
-
-impl Class {
-    /// The class as metrics and logs name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Outdated => "outdated",
-            Self::Transport => "transport",
-            Self::Refused => "refused",
-            Self::Contradiction => "contradiction",
-            Self::Deposed => "deposed",
-        }
-    }
-}
-
 impl ApiError {
     /// What was found is not what was expected.
     pub fn outdated(what: impl Into<String>, why: impl Into<String>) -> Self {
@@ -52,6 +26,15 @@ impl ApiError {
             what: what.into(),
             why: why.into(),
             class: Class::Outdated,
+        }
+    }
+
+    /// Nobody answered.
+    pub fn unanswered(what: impl Into<String>, limit: Duration) -> Self {
+        Self {
+            what: what.into(),
+            why: format!("the API server did not answer within {limit:?}"),
+            class: Class::Transport,
         }
     }
 
@@ -70,14 +53,19 @@ pub async fn call<T>(
     what: impl Into<String>,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, ApiError> {
-    match tokio::time::timeout(CALL_TIMEOUT, request).await {
+    call_within(CALL_TIMEOUT, what, request).await
+}
+
+/// [`call`] with a limit of its own.
+pub async fn call_within<T>(
+    limit: Duration,
+    what: impl Into<String>,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(limit, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(ApiError::new(what, &error)),
-        Err(_) => Err(ApiError {
-            what: what.into(),
-            why: format!("the API server did not answer within {CALL_TIMEOUT:?}"),
-            class: Class::Transport,
-        }),
+        Err(_) => Err(ApiError::unanswered(what, limit)),
     }
 }
 
@@ -154,15 +142,16 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_call_that_hangs_ends_with_words() {
         let never = std::future::pending::<Result<(), kube::Error>>();
-        let error = call("reading pod demo-1", never).await.unwrap_err();
+        let limit = Duration::from_millis(1);
+        let error = call_within(limit, "reading pod demo-1", never)
+            .await
+            .unwrap_err();
         assert_eq!(error.class, Class::Transport);
-        assert_eq!(
-            error.to_string(),
-            "reading pod demo-1: the API server did not answer within 15s"
-        );
+        let words = "reading pod demo-1: the API server did not answer within 1ms";
+        assert_eq!(error.to_string(), words);
     }
 
     #[tokio::test]

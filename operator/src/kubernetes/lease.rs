@@ -17,7 +17,8 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::api::{ApiError, Class};
+use super::api::{ApiError, call_within};
+use crate::backend::Class;
 
 /// Names of the lease and of this process.
 #[derive(Clone, Debug)]
@@ -107,9 +108,21 @@ impl Keeper {
         (keeper, Fence(Some(fence)))
     }
 
+    /// Keeps the lease until `stop` is done, and gives it up then; or until it is lost.
+    pub async fn keep_until(mut self, stop: impl Future<Output = ()>) -> Option<LeaseLost> {
+        let lost = tokio::select! {
+            lost = self.keep() => Some(lost),
+            () = stop => None,
+        };
+        if lost.is_none() {
+            self.release().await;
+        }
+        lost
+    }
+
     /// Takes the lease as soon as it can be had and renews it; returns when it could not be renewed in time. From then
     /// on this process must not act, and is best ended.
-    pub async fn keep(&mut self) -> LeaseLost {
+    async fn keep(&mut self) -> LeaseLost {
         loop {
             let held = *self.until.borrow();
             let outcome = match held {
@@ -117,7 +130,9 @@ impl Keeper {
                 // Past that moment an answer is of no use.
                 Some(until) => tokio::time::timeout_at(until, self.turn())
                     .await
-                    .unwrap_or_else(|_| Err(unanswered("renewing the lease"))),
+                    .unwrap_or_else(|_| {
+                        Err(ApiError::unanswered("renewing the lease", REQUEST_TIMEOUT))
+                    }),
             };
             match (outcome, held) {
                 (Ok(true), _) => tokio::time::sleep(RENEW_EVERY).await,
@@ -145,7 +160,7 @@ impl Keeper {
     }
 
     /// Gives the lease up, so that another operator need not wait for it to run out.
-    pub async fn release(mut self) {
+    async fn release(mut self) {
         let held = self.until.send_replace(None).is_some();
         let Some(Sighting { mut lease, .. }) = self.seen.take().filter(|_| held) else {
             return;
@@ -155,7 +170,7 @@ impl Keeper {
         spec.renew_time = Some(MicroTime(Timestamp::now()));
         let post = PostParams::default();
         let write = self.api.replace(&self.name.name, &post, &lease);
-        if let Err(error) = timed("giving up the lease", write).await {
+        if let Err(error) = call_within(REQUEST_TIMEOUT, "giving up the lease", write).await {
             tracing::warn!(lease = self.name.name, %error, "the lease runs out by itself");
         }
     }
@@ -206,7 +221,12 @@ impl Keeper {
     }
 
     async fn look(&mut self) -> Result<(), ApiError> {
-        let found = timed("reading the lease", self.api.get_opt(&self.name.name)).await?;
+        let found = call_within(
+            REQUEST_TIMEOUT,
+            "reading the lease",
+            self.api.get_opt(&self.name.name),
+        )
+        .await?;
         let before = self.seen.take();
         self.seen = found.map(|lease| match before {
             Some(same)
@@ -236,7 +256,14 @@ impl Keeper {
             )),
         };
         let post = PostParams::default();
-        unless_outdated(timed("creating the lease", self.api.create(&post, &lease)).await)
+        unless_outdated(
+            call_within(
+                REQUEST_TIMEOUT,
+                "creating the lease",
+                self.api.create(&post, &lease),
+            )
+            .await,
+        )
     }
 
     /// Compare and set: the record that was seen carries the resourceVersion.
@@ -250,7 +277,7 @@ impl Keeper {
         };
         let post = PostParams::default();
         let write = self.api.replace(&self.name.name, &post, &lease);
-        unless_outdated(timed("writing the lease", write).await)
+        unless_outdated(call_within(REQUEST_TIMEOUT, "writing the lease", write).await)
     }
 }
 
@@ -308,24 +335,6 @@ fn duration(spec: &LeaseSpec) -> Duration {
     seconds.map_or(LEASE_DURATION, Duration::from_secs)
 }
 
-async fn timed<T>(
-    what: &str,
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, ApiError> {
-    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-        Ok(outcome) => outcome.map_err(|error| ApiError::new(what, &error)),
-        Err(_) => Err(unanswered(what)),
-    }
-}
-
-fn unanswered(what: &str) -> ApiError {
-    ApiError {
-        what: what.to_owned(),
-        why: "the API server did not answer in time".into(),
-        class: Class::Transport,
-    }
-}
-
 /// How long others wait after the last renewal before they take the lease.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// This process stops to act so much earlier: a write that is on its way must be over by then.
@@ -333,3 +342,72 @@ const MARGIN: Duration = Duration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(holder: Option<&str>, seconds: i32, transitions: i32) -> Lease {
+        Lease {
+            spec: Some(LeaseSpec {
+                holder_identity: holder.map(str::to_owned),
+                lease_duration_seconds: Some(seconds),
+                lease_transitions: Some(transitions),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        }
+    }
+
+    fn clock() -> Timestamp {
+        Timestamp::from_second(1_000_000).unwrap()
+    }
+
+    /// The holder and the count of the record that would be written.
+    fn written(step: &Move) -> Option<(&str, i32)> {
+        let Move::Write(spec) = step else { return None };
+        Some((spec.holder_identity.as_deref()?, spec.lease_transitions?))
+    }
+
+    #[test]
+    fn a_lease_of_another_is_left_alone_until_it_has_stood_still_for_its_duration() {
+        let since = Instant::now();
+        let seen = Sighting {
+            lease: record(Some("b"), 7, 3),
+            since,
+        };
+        let at = |seconds| {
+            next_move(
+                Some(&seen),
+                "a",
+                since + Duration::from_secs(seconds),
+                clock(),
+            )
+        };
+        assert_eq!(at(6), Move::Wait);
+        assert_eq!(written(&at(7)), Some(("a", 4)));
+    }
+
+    #[test]
+    fn a_free_lease_is_taken_at_once_and_an_own_one_is_renewed() {
+        let since = Instant::now();
+        let next = |lease| next_move(Some(&Sighting { lease, since }), "a", since, clock());
+        assert_eq!(written(&next(record(None, 15, 3))), Some(("a", 4)));
+        assert_eq!(written(&next(record(Some(""), 15, 3))), Some(("a", 4)));
+        assert_eq!(written(&next(record(Some("a"), 15, 3))), Some(("a", 3)));
+        assert_eq!(next_move(None, "a", since, clock()), Move::Create);
+    }
+
+    #[test]
+    fn the_fence_closes_before_anybody_else_may_act() {
+        let (until, fence) = watch::channel(None);
+        let fence = Fence(Some(fence));
+        assert!(!fence.holds(), "not before the lease was taken");
+        until.send_replace(Some(Instant::now() + Duration::from_secs(60)));
+        assert!(fence.check("deleting pod demo-1").is_ok());
+        until.send_replace(Some(Instant::now()));
+        let error = fence.check("deleting pod demo-1").unwrap_err();
+        assert_eq!(error.class, Class::Deposed);
+        assert!(Fence::open().holds());
+    }
+}

@@ -1,18 +1,31 @@
-//! An ensemble as pods of a Kubernetes cluster: what its objects look like, and what the cluster's objects say of it.
-//! Pure, all of it: nothing here asks or writes.
+//! An ensemble as pods of a Kubernetes cluster.
+//!
+//! Pure: what its objects look like ([`names`], [`objects`], [`pod`], [`claim`]), and what the cluster's objects say
+//! of it ([`seen`]). The shell around that: [`run`] begins, `caches` watch, `controller` gives turns, [`pass`] looks
+//! at one ensemble and takes at most one step, `steps` makes requests of it; [`lease`] says who may.
 
 pub mod api;
+mod backend;
+mod caches;
 pub mod claim;
 mod condition;
+pub mod context;
+mod controller;
+pub mod events;
+mod halted;
 mod health;
 pub mod lease;
 pub mod members;
 pub mod metrics;
 pub mod names;
 pub mod objects;
+pub mod pass;
 pub mod pod;
 pub mod queue;
+pub mod run;
 pub mod seen;
+pub mod shared;
+mod steps;
 pub mod traffic;
 mod trouble;
 pub mod web;

@@ -393,7 +393,7 @@ impl Backend for LocalBackend {
         Ok(observed)
     }
 
-    fn publish(&mut self, status: &ZooKeeperEnsembleStatus) -> Result<(), BackendError> {
+    async fn publish(&mut self, status: &ZooKeeperEnsembleStatus) -> Result<(), BackendError> {
         let Some(ensemble) = &mut self.ensemble else {
             return Ok(());
         };

@@ -1,7 +1,7 @@
 //! `DIR` and the members' folders in it: what is kept about an ensemble between two runs.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendError;
+use crate::client::new_password;
 use crate::cluster::{Role, ServerId};
 use crate::membership::{Address, Membership};
 use crate::render::membership_lines;
@@ -122,11 +123,7 @@ impl Dir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed()(error)),
         }
-        let mut random = [0_u8; 24];
-        File::open("/dev/urandom")
-            .and_then(|mut file| file.read_exact(&mut random))
-            .map_err(failed())?;
-        let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let password = new_password().map_err(failed())?;
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)

@@ -9,11 +9,11 @@
 
 #[path = "../api_model/mod.rs"]
 mod api_model;
-// mod chance;
+mod chance;
 mod manifest;
 mod model;
-// mod process;
-// mod rivals;
-// mod scenarios;
-// mod sim;
-// mod stories;
+mod process;
+mod rivals;
+mod scenarios;
+mod sim;
+mod stories;

@@ -1,6 +1,6 @@
 //! The status of pods as the kubelet writes it, and that of disruption budgets.
 
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::kubelet::{Run, Stage};

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::apply;

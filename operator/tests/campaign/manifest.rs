@@ -83,7 +83,7 @@ fn pick_field<'a>(names: &[&'a String], path: &str, random: &mut Random) -> Opti
             "storage",
         ];
         let wanted = random.pick(&busy)?;
-        return names.iter().find(|name| name == wanted).copied();
+        return names.iter().find(|name| name.as_str() == *wanted).copied();
     }
     random.pick(names).copied()
 }

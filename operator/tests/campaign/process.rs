@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Se
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Client, Resource, ResourceExt};
+use operator::backend::BackendError;
 use operator::client::{Change, ReconfigError};
 use operator::crd::ZooKeeperEnsemble;
 use operator::ensemble::Told;
@@ -95,7 +96,7 @@ impl Operator {
     }
 
     /// One pass; none when it did not live to its end, or there is nothing to look at.
-    pub async fn pass(&mut self) -> Option<Outcome> {
+    pub async fn pass(&mut self) -> Option<Result<Outcome, BackendError>> {
         self.catch_up();
         let (ensemble, view, now) = self.look()?;
         let died = self.life.died.clone();
@@ -125,7 +126,7 @@ impl Operator {
     }
 
     /// What the watches show.
-    fn look(&self) -> Option<(Arc<ZooKeeperEnsemble>, View, jiff::Timestamp)> {
+    fn look(&self) -> Option<(Arc<ZooKeeperEnsemble>, View, operator::status::Now)> {
         let mut world = self.life.world.lock();
         let ensemble = self.cache.list(&world.store, CUSTOM).into_iter().next()?;
         let lists: Vec<(&str, Vec<Arc<Value>>)> = WATCHED

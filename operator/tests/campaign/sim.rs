@@ -68,7 +68,11 @@ impl Sim {
 
     /// One pass and one moment. Fails when something happened that must not.
     pub async fn step(&mut self) -> Result<(), String> {
-        self.last = self.operator.pass().await;
+        let outcome = self.operator.pass().await;
+        if let Some(Err(error)) = &outcome {
+            self.world.lock().note(format!("the pass ends early: {error}"));
+        }
+        self.last = outcome.and_then(Result::ok);
         self.counts.passes += 1;
         if !self.operator.lives() {
             self.restart(self.watch);

@@ -55,10 +55,13 @@ fn template(cluster: &Cluster, role: Role) -> Template {
     keys.extend(spec.config.clone());
     add_own_words(&mut keys);
     let restart = (
+        TEMPLATE_VERSION,
         &keys,
         &cluster.image,
         &cluster.restarted_at,
         &spec.resources,
+        &spec.pod,
+        &spec.overrides,
     );
     let text = serde_json::to_string(&restart).expect("a template is plain data");
     let digest = Sha1::digest(text.as_bytes());
@@ -85,6 +88,10 @@ fn add_own_words(keys: &mut BTreeMap<String, String>) {
         }
     }
 }
+
+/// Raised when pods are made in another way and those that run must be made anew; a newer operator alone restarts
+/// nobody.
+const TEMPLATE_VERSION: u32 = 1;
 
 /// Four-letter words that the operator needs.
 const OWN_WORDS: [&str; 6] = ["conf", "isro", "mntr", "ruok", "srvr", "stat"];

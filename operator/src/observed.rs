@@ -236,6 +236,22 @@ impl Member {
         }
     }
 
+    /// Whether its volume is gone, so that starting it would be of no use.
+    pub fn lost_its_volume(&self) -> bool {
+        let lost = [Condemned::VolumeDeleted, Condemned::VolumeLost];
+        self.condemned
+            .as_ref()
+            .is_some_and(|why| lost.contains(why))
+    }
+
+    /// Whether it is known to serve nobody: it says so itself, or it is silent and the kubelet says so.
+    pub fn is_idle(&self) -> bool {
+        match self.state() {
+            Some(state) => state == State::NotServing,
+            None => self.pod.ready == Some(false),
+        }
+    }
+
     /// What it said it is.
     pub fn state(&self) -> Option<State> {
         self.answer.as_ref().map(|answer| answer.state)

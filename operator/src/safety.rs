@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::cluster::{Role, ServerId};
 use crate::membership::Membership;
-use crate::observed::{Instance, Observed};
+use crate::observed::{Instance, Member, Observed};
 
 /// Why a member must stay up for now, or why a change of the membership must wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,22 @@ pub enum Unsafe {
 /// Three or more voters must keep a quorum while one is away. An ensemble of one or two voters cannot: it may only
 /// be disturbed while every voter is healthy, and it pauses for as long as the restart takes.
 pub fn may_go_down(observed: &Observed, id: ServerId) -> Result<(), Unsafe> {
+    may_restart(observed, id, 1)
+}
+
+/// As [`may_go_down`], with as many observers away at a time as the manifest allows. A member that is known to serve
+/// nobody has nothing to lose, whatever the others do.
+pub fn may_restart(
+    observed: &Observed,
+    id: ServerId,
+    observers_at_once: usize,
+) -> Result<(), Unsafe> {
     let committed = led_membership(observed)?;
-    let away: Vec<ServerId> = observed
+    let idle = |member: &Member| member.is_idle();
+    if observed.members.get(&id).is_some_and(idle) {
+        return Ok(());
+    }
+    let mut away: Vec<ServerId> = observed
         .members
         .iter()
         .filter(|(other, member)| {
@@ -39,6 +53,10 @@ pub fn may_go_down(observed: &Observed, id: ServerId) -> Result<(), Unsafe> {
         })
         .map(|(other, _)| *other)
         .collect();
+    let observes = |id: &ServerId| committed.role(*id) == Some(Role::Observer);
+    if observes(&id) && away.iter().all(observes) && away.len() < observers_at_once {
+        away.clear();
+    }
     if !away.is_empty() {
         return Err(Unsafe::NotServing(away));
     }

@@ -11,6 +11,7 @@ mod model;
 
 use operator::cluster::{Cluster, Role, ServerId};
 use operator::desired::desired;
+use operator::observed::Condemned;
 use operator::plan::{Step, next};
 use operator::validate::{parse, validate};
 use proptest::prelude::*;
@@ -35,6 +36,10 @@ enum Event {
     Silence(usize, u32),
     /// A member's home is lost, unless that would cost the quorum.
     Lose(usize),
+    /// A member's data is damaged, unless that would cost the quorum.
+    Damage(usize),
+    /// The volumes are to be larger.
+    Grow,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -46,6 +51,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => any::<usize>().prop_map(Event::Kill),
         1 => (any::<usize>(), 1_u32..20).prop_map(|(at, ticks)| Event::Silence(at, ticks)),
         1 => any::<usize>().prop_map(Event::Lose),
+        1 => any::<usize>().prop_map(Event::Damage),
+        1 => Just(Event::Grow),
     ];
     prop::collection::vec(event, 1..25)
 }
@@ -107,17 +114,29 @@ fn apply(event: &Event, cluster_now: &mut Cluster, world: &mut World) {
                 .for_each(|id| world.members.get_mut(&id).unwrap().silent = *ticks);
         }
         Event::Lose(at) => {
-            let Some(id) = pick(at).filter(|id| !world.members[id].retired) else {
-                return;
-            };
-            let (serving, quorum) = world.voters();
-            let votes = world.committed.role(id) == Some(Role::Voter);
-            if serving > quorum || !votes && world.leader.is_some() {
+            if let Some(id) = pick(at).filter(|id| can_be_spared(world, *id)) {
                 world.stop(id);
                 world.members.remove(&id);
             }
         }
+        Event::Damage(at) => {
+            if let Some(id) = pick(at).filter(|id| can_be_spared(world, *id)) {
+                world.stop(id);
+                world.members.get_mut(&id).unwrap().condemned = Some(Condemned::StorageDamaged);
+            }
+        }
+        Event::Grow => world
+            .members
+            .values_mut()
+            .for_each(|node| node.undersized = true),
     }
+}
+
+/// Whether the others are a quorum without it.
+fn can_be_spared(world: &World, id: ServerId) -> bool {
+    let (serving, quorum) = world.voters();
+    let votes = world.committed.role(id) == Some(Role::Voter);
+    !world.members[&id].retired && (serving > quorum || !votes && world.leader.is_some())
 }
 
 proptest! {
@@ -142,6 +161,10 @@ proptest! {
                 prop_assert_eq!(world.members[&id].hash.as_ref(), Some(&hash), "member {} runs an old template", id);
             }
         }
+        let damaged = world.members.values().filter(|node| node.condemned.is_some());
+        prop_assert!(damaged.into_iter().all(|node| node.retired), "a damaged member is still there");
+        let small = world.members.values().filter(|node| node.undersized && !node.retired);
+        prop_assert_eq!(small.count(), 0, "a volume did not grow");
         prop_assert!((0..20).all(|_| pass(&cluster, &mut world)), "it does not rest");
     }
 }

@@ -227,3 +227,47 @@ fn one_ensemble_a_file() {
     "#]],
     );
 }
+
+#[test]
+fn pod_settings_may_not_take_a_members_identity() {
+    check(
+        &spec(
+            "{pod: {labels: {app.kubernetes.io/name: x, team: a}, overrides: {metadata: {annotations: {zookeeper.ensemble.dev/x: y}}, \
+             spec: {hostname: h, restartPolicy: Never, volumes: [{name: data, emptyDir: {}}], \
+             containers: [{name: zookeeper, image: other, args: [x], volumeMounts: [{name: x, mountPath: /data}]}]}}}}",
+        ),
+        expect![[""]],
+    );
+}
+
+#[test]
+fn overrides_that_are_no_pod_template() {
+    check(
+        &spec(
+            "{voters: {pod: {overrides: {spec: {hostAlias: [], terminationGracePeriodSeconds: long}}}}}",
+        ),
+        expect![[""]],
+    );
+    check(
+        &spec(
+            "{voters: {pod: {overrides: {spec: {hostAlias: [], containers: [{name: a, imge: b}]}}}}}",
+        ),
+        expect![[""]],
+    );
+    check(&spec("{pod: {overrides: 7, affinty: {}}}"), expect![[""]]);
+}
+
+#[test]
+fn settings_of_kubernetes() {
+    check(
+        &spec(
+            "{repair: {afterNodeLost: soon}, storage: {log: {size: 0}}, updatePolicy: {maxObserversAtOnce: 0}, \
+             services: {client: {type: Magic}}, pod: {tolerations: [{key: a, operater: b}]}}",
+        ),
+        expect![[""]],
+    );
+    check(
+        &spec("{repair: {afterNodeLost: 0s}, storage: {log: {size: 0Gi}}}"),
+        expect![[""]],
+    );
+}

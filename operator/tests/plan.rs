@@ -6,9 +6,9 @@
 )]
 
 use expect_test::{Expect, expect};
-use operator::cluster::{Cluster, ServerId};
+use operator::cluster::{Cluster, Role, ServerId};
 use operator::desired::desired;
-use operator::observed::{Instance, Observed};
+use operator::observed::{Condemned, Instance, Member, Observed};
 use operator::plan::{carry_out, next, plan};
 use operator::validate::{parse, validate};
 
@@ -381,4 +381,137 @@ fn a_single_voter_is_restarted_all_the_same() {
         start member 1
     "#]],
     );
+}
+
+fn condemn(id: u32) -> impl FnOnce(&mut Observed) {
+    move |world| {
+        let member = world.members.get_mut(&ServerId(id)).unwrap();
+        member.condemned = Some(Condemned::StorageDamaged);
+        member.answer = None;
+        member.instance = Instance::Failed;
+    }
+}
+
+#[test]
+fn a_damaged_member_is_replaced_by_one_of_another_id() {
+    check_now("", "", condemn(2), expect![[""]]);
+    check_now(
+        "observers: {replicas: 1}",
+        "observers: {replicas: 1}",
+        condemn(4),
+        expect![[""]],
+    );
+    let retain = "storage: {whenScaledDown: Retain}";
+    check_now(retain, retain, condemn(2), expect![[""]]);
+}
+
+#[test]
+fn nobody_is_replaced_without_a_quorum_of_the_others() {
+    let two = |world: &mut Observed| {
+        silence(1)(world);
+        condemn(2)(world);
+    };
+    check_now("", "", two, expect![[""]]);
+    check_now(
+        "",
+        "repair: {replaceDamaged: false}",
+        condemn(2),
+        expect![[""]],
+    );
+    let one = "voters: {replicas: 1}";
+    // Its volume is on the way out, and it serves on.
+    let going = |world: &mut Observed| {
+        world.members.get_mut(&ServerId(1)).unwrap().condemned = Some(Condemned::VolumeDeleted);
+    };
+    check_now(one, one, going, expect![[""]]);
+    check_now(
+        one,
+        "voters: {replicas: 1}, config: {tickTime: 3000}",
+        going,
+        expect![[""]],
+    );
+    check_now(one, "voters: {replicas: 3}", going, expect![[""]]);
+}
+
+#[test]
+fn two_damaged_members_of_five_are_replaced_one_after_the_other() {
+    let two = |world: &mut Observed| {
+        condemn(2)(world);
+        condemn(4)(world);
+    };
+    check_now(
+        "voters: {replicas: 5}",
+        "voters: {replicas: 5}",
+        two,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn a_pause_plans_and_does_nothing() {
+    let stopped = |world: &mut Observed| {
+        world.members.get_mut(&ServerId(2)).unwrap().instance = Instance::Stopped;
+    };
+    check_now("", "updatePolicy: {pause: true}", stopped, expect![[""]]);
+    check_now("", "updatePolicy: {pause: true}", |_| {}, expect![[""]]);
+}
+
+#[test]
+fn observers_restart_together_as_far_as_the_manifest_allows() {
+    let from = "observers: {replicas: 4}";
+    let to = "observers: {replicas: 4, config: {maxClientCnxns: 0}}, updatePolicy: {maxObserversAtOnce: 2}";
+    let away = |count: u32| {
+        move |world: &mut Observed| {
+            for id in 4..4 + count {
+                let new = desired(&cluster(to));
+                let member = world.members.get_mut(&ServerId(id)).unwrap();
+                member.template_hash = Some(new.observer.hash);
+                member.answer = None;
+            }
+        }
+    };
+    let first = |change: &dyn Fn(&mut Observed)| {
+        let (mut world, to) = (at_rest(&cluster(from)), cluster(to));
+        change(&mut world);
+        next(&to, &desired(&to), &world).to_string()
+    };
+    assert_eq!(first(&away(0)), "restart member 4");
+    assert_eq!(first(&away(1)), "restart member 5");
+    expect!["waiting for the moment to restart member 6: members 4 and 5 are not serving yet"]
+        .assert_eq(&first(&away(2)));
+    // A voter that is away stops them all.
+    let voter = |world: &mut Observed| silence(1)(world);
+    expect!["waiting for the moment to restart member 4: member 1 is not serving yet"]
+        .assert_eq(&first(&voter));
+}
+
+#[test]
+fn a_broken_second_voter_gets_a_new_template_too() {
+    let grown = "voters: {replicas: 3}, config: {tickTime: 3000}";
+    let broken = |world: &mut Observed| {
+        let address = world.members[&ServerId(1)].address.clone();
+        let member = Member {
+            instance: Instance::Failed,
+            template_hash: Some("old".into()),
+            ..Member::new(Role::Voter, false, address)
+        };
+        world.members.insert(ServerId(2), member);
+    };
+    let (mut world, to) = (at_rest(&cluster("voters: {replicas: 1}")), cluster(grown));
+    broken(&mut world);
+    assert_eq!(
+        next(&to, &desired(&to), &world).to_string(),
+        "start member 2"
+    );
+}
+
+#[test]
+fn volumes_grow_last_and_without_a_restart() {
+    let small = |world: &mut Observed| {
+        for member in world.members.values_mut() {
+            member.undersized = true;
+        }
+    };
+    check_now("", "config: {tickTime: 3000}", small, expect![[""]]);
+    check_now("", "", small, expect![[""]]);
 }

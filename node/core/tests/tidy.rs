@@ -86,14 +86,22 @@ const LAYERS: &[(&str, &[&str])] = &[
             "backend",
             "client",
             "ensemble",
+            "kubernetes",
             "local",
             "reconcile",
             "status",
         ],
     ),
     (
-        "operator/src/status.rs",
-        &["backend", "client", "ensemble", "local", "reconcile"],
+        "operator/src/status",
+        &[
+            "backend",
+            "client",
+            "ensemble",
+            "kubernetes",
+            "local",
+            "reconcile",
+        ],
     ),
 ];
 
@@ -127,7 +135,7 @@ const ABSENT: &[(&str, &[&str])] = &[
         &["async fn", ".await", "std::fs", "tokio"],
     ),
     (
-        "operator/src/status.rs",
+        "operator/src/status",
         &["async fn", ".await", "std::fs", "tokio"],
     ),
 ];

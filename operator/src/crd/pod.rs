@@ -72,3 +72,13 @@ impl PodSettings {
         *self == Self::default()
     }
 }
+
+/// The server's container.
+pub const CONTAINER: &str = "zookeeper";
+
+/// Whether a label or annotation is the operator's own: members are found by it.
+pub(crate) fn is_own(key: &str) -> bool {
+    let common = ["name", "instance", "managed-by"];
+    let common = common.map(|name| format!("app.kubernetes.io/{name}"));
+    key.starts_with("zookeeper.ensemble.dev/") || common.iter().any(|own| own == key)
+}

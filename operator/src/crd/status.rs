@@ -12,6 +12,10 @@ pub struct ZooKeeperEnsembleStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
+    /// When the members were last asked. It is not written for its own sake, so it may be older than it could be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+
     /// `Ready`, `Available`, `Reconciling`, `Stalled`, `Degraded`, `ScaleAllowed`, `ConfigInSync`.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -103,6 +107,24 @@ pub struct MemberStatus {
     /// Hash of the configuration that it runs with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_hash: Option<String>,
+    /// Its pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// UID of its pod.
+    #[serde(rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Node that the pod runs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Zone of that node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// How often its container was restarted in place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<i32>,
+    /// What keeps it from serving, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Changes of the leader, by whether the operator caused them.
@@ -148,6 +170,9 @@ pub struct PlanStatus {
     /// What the plan waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// Members that are in trouble, each with what is wrong and what to do about it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocked_by: Vec<String>,
     /// Why the last step did not work, while that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,

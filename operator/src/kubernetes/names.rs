@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+pub use crate::crd::pod::CONTAINER;
+
 use crate::cluster::{Role, ServerId};
 use crate::membership::Address;
 
 /// Who writes what the operator writes.
 pub const FIELD_MANAGER: &str = "zookeeper-operator";
-/// The server's container.
-pub const CONTAINER: &str = "zookeeper";
 /// Key of a member's ConfigMap that holds its configuration.
 pub const CONFIG_KEY: &str = "zoo.cfg";
 /// Key of the Secret that holds the superuser's password.
@@ -42,11 +42,6 @@ pub const QUORUM_PORT: u16 = 2888;
 pub const ELECTION_PORT: u16 = 3888;
 /// Port of the metrics.
 pub const METRICS_PORT: u16 = 7000;
-
-/// Whether a label or annotation is the operator's own.
-pub fn is_own(key: &str) -> bool {
-    key.starts_with("zookeeper.ensemble.dev/") || [NAME, INSTANCE, MANAGED_BY].contains(&key)
-}
 
 /// Pod of a member; its ConfigMap has the same name.
 pub fn member(ensemble: &str, id: ServerId) -> String {

@@ -68,17 +68,15 @@ pub fn ask_at(seen: &Seen) -> BTreeMap<ServerId, String> {
 }
 
 /// Puts together what the objects show and what the members told.
-#[allow(clippy::too_many_arguments, reason = "it is where everything meets")]
 pub fn observed(
     ensemble: &ZooKeeperEnsemble,
     cluster: &Cluster,
-    desired: &Desired,
+    _: &Desired,
     settings: &Settings,
     seen: &Seen,
     told: &BTreeMap<ServerId, Told>,
     now: Now,
 ) -> Result<Observed, Contradiction> {
-    let _ = desired;
     let parts = sort(ensemble, cluster, seen)?;
     let status = ensemble.status.as_ref();
     let place = |recorded: &MembershipStatus| placed(recorded, cluster, settings);

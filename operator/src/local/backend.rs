@@ -131,6 +131,24 @@ impl LocalBackend {
         killed
     }
 
+    /// The membership that was last known, of the members that still have a home.
+    fn remembered(&self) -> Option<Membership> {
+        let recorded = self.status.membership.as_ref()?;
+        let of = |ids: &[u32], role: Role| -> Vec<(ServerId, Server)> {
+            let server = |id: &u32| {
+                let address = self.members.get(&ServerId(*id))?.record.address.clone();
+                Some((ServerId(*id), Server { role, address }))
+            };
+            ids.iter().filter_map(server).collect()
+        };
+        let mut servers = of(&recorded.voters, Role::Voter);
+        servers.extend(of(&recorded.observers, Role::Observer));
+        Some(Membership {
+            version: 0,
+            servers: servers.into_iter().collect(),
+        })
+    }
+
     fn note_other_ports(&mut self) {
         let Some(base) = self.base_port else { return };
         for (id, member) in &self.members {
@@ -266,7 +284,7 @@ impl LocalBackend {
         let home = self.dir.member(id);
         let digest = super_digest(&self.super_password);
         let record = &self.member(id)?.record;
-        let known = observed.committed.as_ref().or(observed.initial.as_ref());
+        let known = observed.known();
         let source = membership_source(&home, record, observed, id);
         let role = known
             .and_then(|known| known.role(id))
@@ -363,6 +381,7 @@ impl Backend for LocalBackend {
         let initial = self.record.as_ref().map(|record| record.initial.clone());
         let mut observed = Observed {
             initial,
+            remembered: self.remembered(),
             ..Observed::default()
         };
         for (id, member) in &self.members {
@@ -397,7 +416,12 @@ impl Backend for LocalBackend {
         let Some(ensemble) = &mut self.ensemble else {
             return Ok(());
         };
-        if ensemble.status.as_ref() != Some(status) {
+        let mut same_time = status.clone();
+        same_time.observed_at = ensemble
+            .status
+            .as_ref()
+            .and_then(|old| old.observed_at.clone());
+        if ensemble.status.as_ref() != Some(&same_time) {
             ensemble.status = Some(status.clone());
             self.status = status.clone();
             write_status(&self.dir.status_file(), ensemble)?;
@@ -465,7 +489,7 @@ fn membership_source(
             return MembershipSource::Kept(lines);
         }
     }
-    let known = observed.committed.as_ref().or(observed.initial.as_ref());
+    let known = observed.known();
     let mut membership = known.cloned().unwrap_or_default();
     // A newcomer that the membership does not know yet begins as an observer of it.
     let own = Server {

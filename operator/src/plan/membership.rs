@@ -8,10 +8,10 @@ use super::{Reason, Step, Verdict};
 use crate::cluster::{Cluster, Role, SERVER_ID_MAX, ServerId};
 use crate::desired::Desired;
 use crate::membership::Membership;
-use crate::observed::{Instance, Observed, State};
+use crate::observed::{Instance, Member, Observed, State};
 use crate::safety;
 
-pub(super) fn concern(cluster: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
+pub(super) fn concern(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Verdict {
     let Some(committed) = &observed.committed else {
         return Verdict::Pass;
     };
@@ -25,8 +25,9 @@ pub(super) fn concern(cluster: &Cluster, _: &Desired, observed: &Observed) -> Ve
         join,
         create,
     ];
+    let want = Want { cluster, desired };
     for concern in concerns {
-        match concern(cluster, observed, committed) {
+        match concern(&want, observed, committed) {
             Verdict::Pass => {}
             verdict => return verdict,
         }
@@ -34,8 +35,14 @@ pub(super) fn concern(cluster: &Cluster, _: &Desired, observed: &Observed) -> Ve
     Verdict::Pass
 }
 
+/// What is asked for.
+struct Want<'a> {
+    cluster: &'a Cluster,
+    desired: &'a Desired,
+}
+
 /// Members that have left the membership are stopped, once a majority knows; then their homes go.
-fn leave(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+fn leave(Want { cluster, .. }: &Want<'_>, observed: &Observed, committed: &Membership) -> Verdict {
     let surplus = |role: Role| surplus(cluster, observed, committed, role).into_iter();
     let gone = surplus(Role::Voter).chain(surplus(Role::Observer));
     let gone: Vec<ServerId> = gone.filter(|id| committed.role(*id).is_none()).collect();
@@ -70,7 +77,7 @@ fn leave(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verd
 }
 
 /// A server of the membership whose home is gone (its data was lost) is taken out; a new member will replace it.
-fn forget(_: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+fn forget(_: &Want<'_>, observed: &Observed, committed: &Membership) -> Verdict {
     let lost = committed
         .servers
         .keys()
@@ -85,7 +92,11 @@ fn forget(_: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
 ///
 /// A second voter cannot come from the observers: its vote is needed for its own promotion, and only followers are
 /// asked for theirs. See [`second_voter`].
-fn promote(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+fn promote(
+    Want { cluster, .. }: &Want<'_>,
+    observed: &Observed,
+    committed: &Membership,
+) -> Verdict {
     let surplus = surplus(cluster, observed, committed, Role::Voter);
     let future = observed
         .with_role(Role::Voter)
@@ -104,7 +115,11 @@ fn promote(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Ve
 
 /// The second voter of an ensemble of one: it is started outside the membership, and so follows without a vote. Once
 /// it has caught up it is made a voter in one step.
-fn second_voter(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+fn second_voter(
+    Want { cluster, desired }: &Want<'_>,
+    observed: &Observed,
+    committed: &Membership,
+) -> Verdict {
     let surplus = surplus(cluster, observed, committed, Role::Voter);
     let mut future = observed
         .with_role(Role::Voter)
@@ -115,8 +130,15 @@ fn second_voter(cluster: &Cluster, observed: &Observed, committed: &Membership) 
     else {
         return Verdict::Pass;
     };
-    match observed.members.get(&id).map(|member| member.instance) {
+    let outdated = |member: &Member| {
+        member.template_hash.as_ref() != Some(&desired.template(member.role).hash)
+    };
+    let member = observed.members.get(&id);
+    match member.map(|member| member.instance) {
         Some(Instance::New | Instance::Stopped) => Verdict::Do(Step::Start { ids: vec![id] }),
+        Some(Instance::Failed) if member.is_some_and(outdated) => {
+            Verdict::Do(Step::Start { ids: vec![id] })
+        }
         Some(Instance::Failed) => Verdict::Wait(Reason::Failed(vec![id])),
         Some(Instance::Running | Instance::Stopping) | None => {
             promote_from(State::Follower, id, observed, committed)
@@ -151,14 +173,22 @@ fn promote_from(
     }
 }
 
-fn shrink_voters(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+fn shrink_voters(
+    Want { cluster, .. }: &Want<'_>,
+    observed: &Observed,
+    committed: &Membership,
+) -> Verdict {
     match surplus(cluster, observed, committed, Role::Voter).first() {
         Some(id) => remove(observed, committed, vec![*id]),
         None => Verdict::Pass,
     }
 }
 
-fn shrink_observers(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+fn shrink_observers(
+    Want { cluster, .. }: &Want<'_>,
+    observed: &Observed,
+    committed: &Membership,
+) -> Verdict {
     match surplus(cluster, observed, committed, Role::Observer) {
         ids if ids.is_empty() => Verdict::Pass,
         ids => remove(observed, committed, ids),
@@ -171,7 +201,7 @@ fn is_single(committed: &Membership) -> bool {
 }
 
 /// Members with a home that the membership does not know yet.
-fn join(_: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+fn join(_: &Want<'_>, observed: &Observed, committed: &Membership) -> Verdict {
     let newcomers = observed
         .with_role(Role::Voter)
         .chain(observed.with_role(Role::Observer));
@@ -190,7 +220,7 @@ fn join(_: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
 
 /// A missing voter or observer gets a home. The next voter waits until the one before has its vote, and every voter
 /// is healthy.
-fn create(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+fn create(Want { cluster, .. }: &Want<'_>, observed: &Observed, committed: &Membership) -> Verdict {
     for role in [Role::Voter, Role::Observer] {
         if observed.with_role(role).count() >= cluster.role(role).replicas {
             continue;
@@ -260,7 +290,7 @@ fn surplus(
 }
 
 /// Waits until a majority of the voters holds the committed membership.
-fn unsettled(observed: &Observed, committed: &Membership) -> Option<Verdict> {
+pub(super) fn unsettled(observed: &Observed, committed: &Membership) -> Option<Verdict> {
     let late: Vec<ServerId> = committed
         .voters()
         .filter(|id| !observed.healthy(*id))

@@ -5,13 +5,18 @@
 //!
 //! 1. an ensemble that was never started: decide its first members
 //! 2. members that are down: start them (never waits for a quorum: nothing else brings one back)
-//! 3. no leader: wait
-//! 4. `membership`: promote, join, leave, create
-//! 5. `rollout`: restart what runs with an old template
-//! 6. all members up: done, or wait for the ones that are not
+//! 3. no leader: wait, and give new templates to members that serve nobody
+//! 4. `repair`: give up members whose data is lost
+//! 5. `membership`: promote, join, leave, create
+//! 6. `rollout`: restart what runs with an old template
+//! 7. volumes that are to grow
+//! 8. all members up: done, or wait for the ones that are not
+//!
+//! While the manifest says to pause, steps are planned and not taken.
 
 mod forecast;
 mod membership;
+mod repair;
 mod rollout;
 mod words;
 
@@ -25,6 +30,7 @@ use crate::safety::Unsafe;
 use forecast::{after, forecast};
 
 pub use forecast::carry_out;
+pub use repair::Hindrance;
 pub use words::are;
 
 /// What to do next.
@@ -36,6 +42,8 @@ pub struct Plan {
     pub waiting: Option<Reason>,
     /// The steps that follow if all goes well, in words.
     pub upcoming: Vec<String>,
+    /// Members that are in trouble, each with what is wrong and what helps; empty while nothing is left to do.
+    pub blocked_by: Vec<String>,
 }
 
 /// One step. Each is small, and safe to repeat: after a crash the plan is made anew from what is then observed.
@@ -142,6 +150,19 @@ pub enum Reason {
     },
     /// Every server id is taken by data that is kept.
     NoFreeId,
+    /// A member cannot come back with its data, and is not replaced.
+    Condemned {
+        /// Which.
+        id: ServerId,
+        /// Why it cannot come back.
+        why: Condemned,
+        /// Why it is not replaced.
+        hindrance: Hindrance,
+    },
+    /// Every member's data is gone.
+    AllLost,
+    /// The manifest says to pause; this would be the next step.
+    Paused(String),
 }
 
 /// What a concern has to say.
@@ -161,10 +182,15 @@ pub fn plan(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Plan {
     if let Some(step) = &plan.next {
         after(&mut world, desired, step);
     }
-    plan.upcoming = forecast(cluster, desired, world)
+    let mut going_on = cluster.clone();
+    going_on.paused = false;
+    plan.upcoming = forecast(&going_on, desired, world)
         .iter()
         .map(ToString::to_string)
         .collect();
+    if plan.next.is_some() || plan.waiting.is_some() {
+        plan.blocked_by = words::troubles(observed);
+    }
     plan
 }
 
@@ -174,42 +200,60 @@ pub fn next(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Plan {
         bootstrap,
         start,
         lead,
+        repair::concern,
         membership::concern,
         rollout::concern,
         render,
+        grow,
         rest,
+        repair::rest,
     ];
+    let mut plan = Plan::default();
     for concern in concerns {
         match concern(cluster, desired, observed) {
             Verdict::Pass => {}
+            Verdict::Do(step) if cluster.paused => {
+                plan.waiting = Some(Reason::Paused(step.to_string()));
+                break;
+            }
             Verdict::Do(step) => {
-                return Plan {
-                    next: Some(step),
-                    ..Plan::default()
-                };
+                plan.next = Some(step);
+                break;
             }
             Verdict::Wait(reason) => {
-                return Plan {
-                    waiting: Some(reason),
-                    ..Plan::default()
-                };
+                plan.waiting = Some(reason);
+                break;
             }
         }
     }
-    Plan::default()
+    plan
 }
 
+/// Decides the first members, once; their homes are made until each has one. An ensemble that has ever been led is
+/// never set up again.
 fn bootstrap(cluster: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
-    if observed.initial.is_some() {
+    let Some(initial) = &observed.initial else {
+        let (voters, observers) = (
+            cluster.voters.replicas as u32,
+            cluster.observers.replicas as u32,
+        );
+        return Verdict::Do(Step::Bootstrap {
+            voters: (1..=voters).map(ServerId).collect(),
+            observers: (voters + 1..=voters + observers).map(ServerId).collect(),
+        });
+    };
+    let was_led = observed.committed.is_some() || observed.remembered.is_some();
+    if was_led && observed.members.is_empty() {
+        return Verdict::Wait(Reason::AllLost);
+    }
+    let new = |member: &Member| member.instance == Instance::New && member.founder;
+    let homeless = |id: &ServerId| !observed.members.contains_key(id);
+    if was_led || !observed.members.values().all(new) || !initial.servers.keys().any(homeless) {
         return Verdict::Pass;
     }
-    let (voters, observers) = (
-        cluster.voters.replicas as u32,
-        cluster.observers.replicas as u32,
-    );
     Verdict::Do(Step::Bootstrap {
-        voters: (1..=voters).map(ServerId).collect(),
-        observers: (voters + 1..=voters + observers).map(ServerId).collect(),
+        voters: initial.voters().collect(),
+        observers: initial.with_role(Role::Observer).collect(),
     })
 }
 
@@ -225,7 +269,7 @@ fn start(_: &Cluster, desired: &Desired, observed: &Observed) -> Verdict {
     let founds = |id: ServerId| observed.committed.is_none() && known(&observed.initial, id);
     let left = |id: ServerId| observed.committed.is_some() && !belongs(id);
     let may_start = |(id, member): &(&ServerId, &Member)| match member.instance {
-        _ if member.retired => false,
+        _ if member.retired || member.lost_its_volume() => false,
         Instance::New => belongs(**id) || (member.founder && founds(**id)),
         Instance::Stopped => !left(**id),
         // A pause after a failure ends at once when there is a new configuration to try.
@@ -248,9 +292,21 @@ fn start(_: &Cluster, desired: &Desired, observed: &Observed) -> Verdict {
     }
 }
 
-fn lead(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
+/// Without a leader nothing is known to be safe but one thing: a member that serves nobody has nothing to lose, and a
+/// new template may be what it needs.
+fn lead(_: &Cluster, desired: &Desired, observed: &Observed) -> Verdict {
     if observed.leader().is_some() && observed.committed.is_some() {
         return Verdict::Pass;
+    }
+    let outdated = |member: &Member| {
+        member.template_hash.as_ref() != Some(&desired.template(member.role).hash)
+    };
+    let mut idle = observed.members.iter().filter(|(_, member)| {
+        let here = !member.retired && member.condemned.is_none();
+        here && member.instance == Instance::Running && member.is_idle()
+    });
+    if let Some((id, _)) = idle.find(|(_, member)| outdated(member)) {
+        return Verdict::Do(Step::Restart { id: *id });
     }
     Verdict::Wait(Reason::NoLeader(observed.with_role(Role::Voter).collect()))
 }
@@ -276,10 +332,22 @@ fn render(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     }
 }
 
+/// Volumes grow while they are used.
+fn grow(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
+    let mut members = observed.members.iter();
+    let small = members
+        .find(|(_, member)| member.undersized && !member.retired && member.condemned.is_none());
+    match small {
+        Some((id, _)) => Verdict::Do(Step::GrowVolume { id: *id }),
+        None => Verdict::Pass,
+    }
+}
+
 fn rest(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     let away = |instances: &[Instance]| -> Vec<ServerId> {
         let members = observed.members.iter();
-        let away = members.filter(|(id, member)| !member.retired && !observed.healthy(**id));
+        let here = |member: &Member| !member.retired && member.condemned.is_none();
+        let away = members.filter(|(id, member)| here(member) && !observed.healthy(**id));
         away.filter(|(_, member)| instances.contains(&member.instance))
             .map(|(id, _)| *id)
             .collect()

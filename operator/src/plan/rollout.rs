@@ -1,5 +1,5 @@
 //! Restarts: observers, then followers, the leader last. One at a time, each only when the quorum keeps a spare; the
-//! first member that does not come back stops the rest.
+//! first member that does not come back stops the rest. What is known to serve nobody may be restarted at any time.
 
 use super::{Reason, Step, Verdict};
 use crate::cluster::{Cluster, Role, ServerId};
@@ -7,11 +7,14 @@ use crate::desired::Desired;
 use crate::observed::{Instance, Member, Observed};
 use crate::safety;
 
-pub(super) fn concern(_: &Cluster, desired: &Desired, observed: &Observed) -> Verdict {
+pub(super) fn concern(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Verdict {
     let outdated = |member: &Member| {
         member.template_hash.as_ref() != Some(&desired.template(member.role).hash)
     };
-    let runs = |member: &Member| !member.retired && member.instance == Instance::Running;
+    // A condemned member that is stopped does not come back.
+    let runs = |member: &Member| {
+        !member.retired && member.condemned.is_none() && member.instance == Instance::Running
+    };
     let members = observed
         .members
         .iter()
@@ -23,7 +26,7 @@ pub(super) fn concern(_: &Cluster, desired: &Desired, observed: &Observed) -> Ve
         return Verdict::Pass;
     };
     let step = Step::Restart { id };
-    match safety::may_go_down(observed, id) {
+    match safety::may_restart(observed, id, cluster.observers_at_once) {
         Ok(()) => Verdict::Do(step),
         Err(why) => Verdict::Wait(Reason::Unsafe {
             step: step.to_string(),

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use super::{Plan, Reason, Step};
+use super::{Hindrance, Plan, Reason, Step};
 use crate::cluster::{Role, ServerId};
 use crate::crd::spec::Retention;
+use crate::observed::Observed;
 
 /// `member 3`, `members 3 and 4`, `members 3, 4 and 5`.
 pub(crate) fn members(ids: &[ServerId]) -> String {
@@ -70,6 +71,25 @@ impl Step {
                 _ => None,
             },
             Self::Bootstrap { .. } => None,
+        }
+    }
+
+    /// Whether it takes something away, or decides something once and for all: then look again, past every cache, and
+    /// take it only if the plan is still the same.
+    pub fn needs_proof(&self) -> bool {
+        match self {
+            Self::Bootstrap { .. }
+            | Self::Remove { .. }
+            | Self::Stop { .. }
+            | Self::Retire { .. }
+            | Self::Replace { .. }
+            | Self::Restart { .. } => true,
+            Self::Start { .. }
+            | Self::Create { .. }
+            | Self::Join { .. }
+            | Self::Promote { .. }
+            | Self::GrowVolume { .. }
+            | Self::Render { .. } => false,
         }
     }
 
@@ -145,6 +165,9 @@ impl Reason {
             } => "SlackTooSmall",
             Self::Unsafe { .. } => "MemberNotReady",
             Self::NoFreeId => "NoFreeServerId",
+            Self::Condemned { .. } => "MemberLost",
+            Self::AllLost => "AllDataLost",
+            Self::Paused(_) => "Paused",
         }
     }
 }
@@ -163,16 +186,56 @@ impl fmt::Display for Reason {
             Self::Starting(ids) => write!(f, "{} to serve", members(ids)),
             Self::Unsafe { step, why } => write!(f, "the moment to {step}: {why}"),
             Self::NoFreeId => f.write_str("a free server id: all are taken by data that is kept"),
+            Self::Condemned { id, why, hindrance } => {
+                write!(f, "help with member {id}: {why}, and {hindrance}")
+            }
+            Self::AllLost => f.write_str(
+                "a decision: the data of all members is gone; delete the ensemble and make it anew, \
+                 then restore what you have",
+            ),
+            Self::Paused(step) => {
+                write!(f, "spec.updatePolicy.pause to become false; then: {step}")
+            }
         }
     }
+}
+
+impl fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("spec.repair.replaceDamaged is false"),
+            Self::OnlyCopy => f.write_str(
+                "it has the only copy of the data: raise spec.voters.replicas while it serves, or restore a backup",
+            ),
+            Self::OneAtATime => f.write_str("another voter is still to come"),
+            Self::Unsafe(why) => write!(f, "it cannot be replaced now: {why}"),
+        }
+    }
+}
+
+/// The members that are in trouble.
+pub(super) fn troubles(observed: &Observed) -> Vec<String> {
+    let members = observed.members.iter();
+    let troubled = members.filter(|(_, member)| !member.retired);
+    troubled
+        .filter_map(|(id, member)| Some(format!("member {id}: {}", member.trouble.as_ref()?)))
+        .collect()
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.next, &self.waiting) {
             (Some(step), _) => write!(f, "{step}"),
-            (None, Some(reason)) => write!(f, "waiting for {reason}"),
+            (None, Some(reason)) => {
+                write!(f, "waiting for {reason}")?;
+                let some = self.blocked_by.iter().take(TROUBLES_MAX);
+                some.into_iter()
+                    .try_for_each(|trouble| write!(f, "; {trouble}"))
+            }
             (None, None) => f.write_str("At rest"),
         }
     }
 }
+
+/// Troubles that fit on one line.
+const TROUBLES_MAX: usize = 3;

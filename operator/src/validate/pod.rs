@@ -5,8 +5,7 @@ use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use serde_json::{Map, Value};
 
 use super::Problem;
-use crate::crd::pod::PodSettings;
-use crate::kubernetes::names;
+use crate::crd::pod::{CONTAINER, PodSettings, is_own};
 
 /// The settings of a role over those of the ensemble. Maps are merged; a list or an object replaces the other.
 pub(super) fn merged(common: &PodSettings, own: &PodSettings) -> PodSettings {
@@ -35,9 +34,8 @@ pub(super) fn overrides(
     pod: &PodSettings,
     problems: &mut Vec<Problem>,
 ) -> Option<PodTemplateSpec> {
-    let own = |key: &String| names::is_own(key);
     for (field, map) in [("labels", &pod.labels), ("annotations", &pod.annotations)] {
-        for key in map.keys().filter(|key| own(key)) {
+        for key in map.keys().filter(|key| is_own(key)) {
             problems.push(Problem::new(&format!("{path}.{field}.{key}"), OWN.into()));
         }
     }
@@ -77,7 +75,7 @@ fn check_metadata(path: &str, template: &PodTemplateSpec, problems: &mut Vec<Pro
         for key in map
             .iter()
             .flat_map(|map| map.keys())
-            .filter(|key| names::is_own(key))
+            .filter(|key| is_own(key))
         {
             problems.push(Problem::new(
                 &format!("{path}.metadata.{field}.{key}"),
@@ -101,12 +99,8 @@ fn check_spec(path: &str, spec: &PodSpec, problems: &mut Vec<Problem>) {
         let ours = OWN_VOLUMES.contains(&volume.name.as_str());
         refuse(&format!("volumes[{}]", volume.name), ours);
     }
-    for container in spec
-        .containers
-        .iter()
-        .filter(|it| it.name == names::CONTAINER)
-    {
-        let field = |name: &str| format!("containers[{}].{name}", names::CONTAINER);
+    for container in spec.containers.iter().filter(|it| it.name == CONTAINER) {
+        let field = |name: &str| format!("containers[{}].{name}", CONTAINER);
         refuse(&field("args"), container.args.is_some());
         refuse(&field("command"), container.command.is_some());
         let mounts = container.volume_mounts.iter().flatten();

@@ -193,6 +193,14 @@ impl World {
             Step::Restart { id } => self.stop(*id),
             Step::Retire { id, data } => self.retire(*id, *data),
             Step::Replace { id, .. } => {
+                let voters = self.committed.voters().count();
+                let others = self.committed.voters().filter(|other| other != id);
+                let serving = others.filter(|other| self.serves(*other)).count();
+                let votes = self.committed.role(*id) == Some(Role::Voter);
+                assert!(
+                    !votes || serving > (voters - 1) / 2,
+                    "member {id} was given up without a quorum of the others"
+                );
                 let node = self.members.get_mut(id).unwrap();
                 (node.retired, node.replaced) = (true, true);
             }
@@ -249,7 +257,13 @@ impl World {
             !node.running && !node.retired,
             "member {id} cannot be started"
         );
-        (node.running, node.started, node.warm_up) = (true, true, 3);
+        // One whose data is damaged never serves again.
+        let warm_up = if node.condemned.is_some() {
+            u32::MAX
+        } else {
+            3
+        };
+        (node.running, node.started, node.warm_up) = (true, true, warm_up);
         node.hash = Some(desired.template(node.role).hash.clone());
         node.rendered = Some(rendered);
     }

@@ -1,6 +1,8 @@
 //! Status from what was observed and planned. Pure: the time is an argument.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+mod conditions;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::cluster::{Cluster, Role, ServerId};
@@ -11,8 +13,9 @@ use crate::crd::status::{
 use crate::desired::Desired;
 use crate::membership::Membership;
 use crate::observed::{Instance, Member, Observed, State, epoch};
-use crate::plan::{Plan, Reason, Step};
-use crate::safety;
+use crate::plan::{Plan, Step};
+
+pub use conditions::blocked;
 
 /// The time, as the status writes it.
 pub type Now = Timestamp;
@@ -38,6 +41,7 @@ pub fn compute(
     let operation = operation(observed, plan, previous, now);
     let mut status = ZooKeeperEnsembleStatus {
         observed_generation: cluster.generation,
+        observed_at: Some(Time(now)),
         conditions: Vec::new(),
         members: observed
             .members
@@ -46,7 +50,7 @@ pub fn compute(
             .collect(),
         leader: leader.map(|id| id.0),
         epoch: now_epoch.or(previous.epoch),
-        leader_changes: leader_changes(plan, previous, leader, now_epoch),
+        leader_changes: leader_changes(observed, plan, previous, now_epoch),
         initial: initial(observed, plan, previous),
         membership: observed
             .committed
@@ -70,11 +74,13 @@ pub fn compute(
             summary: plan.to_string(),
             next: plan.next.as_ref().map(ToString::to_string),
             waiting: plan.waiting.as_ref().map(ToString::to_string),
+            blocked_by: plan.blocked_by.clone(),
             last_error: trouble.map(str::to_owned),
             upcoming: plan.upcoming.clone(),
         },
     };
-    status.conditions = conditions(desired, observed, plan, &status, previous, now);
+    let facts = conditions::facts(desired, observed, plan, &status, previous, now);
+    status.conditions = conditions::dated(facts, &status, previous, now);
     status
 }
 
@@ -94,6 +100,12 @@ fn member_status(observed: &Observed, id: ServerId, member: &Member) -> MemberSt
             .and_then(|answer| answer.config_version)
             .map(|version| format!("{version:x}")),
         template_hash: member.template_hash.clone(),
+        pod: member.pod.name.clone(),
+        pod_uid: member.pod.uid.clone(),
+        node: member.pod.node.clone(),
+        zone: member.pod.zone.clone(),
+        restarts: member.pod.name.as_ref().map(|_| member.pod.restarts),
+        trouble: member.trouble.as_ref().map(ToString::to_string),
     }
 }
 
@@ -181,14 +193,24 @@ fn operation(
     }
 }
 
-/// A new epoch is a change of the leader. It was planned when a step of ours disturbed the leader of the epoch before.
+/// A new epoch is a change of the leader. It was planned when a step of ours disturbed the leader of the epoch before,
+/// or when that leader's pod was being evicted.
 fn leader_changes(
+    observed: &Observed,
     plan: &Plan,
     previous: &ZooKeeperEnsembleStatus,
-    leader: Option<ServerId>,
     now_epoch: Option<i64>,
 ) -> LeaderChanges {
     let mut changes = previous.leader_changes;
+    let evicted = |id: ServerId| {
+        observed
+            .members
+            .get(&id)
+            .is_some_and(|member| member.evicted)
+    };
+    if previous.leader.is_some_and(|id| evicted(ServerId(id))) {
+        changes.expected_after_epoch = previous.epoch;
+    }
     if let (Some(before), Some(now)) = (previous.epoch, now_epoch)
         && now > before
     {
@@ -199,121 +221,39 @@ fn leader_changes(
         }
         changes.expected_after_epoch = None;
     }
-    if let (Some(step), Some(leader)) = (&plan.next, leader)
-        && step.disturbs(leader)
-    {
+    let leader = observed.leader();
+    let disturbed = |step: &Step| leader.is_some_and(|leader| step.disturbs(leader));
+    if plan.next.as_ref().is_some_and(disturbed) || leader.is_some_and(evicted) {
         changes.expected_after_epoch = now_epoch;
     }
     changes
 }
 
-/// One condition before it is dated: kind, whether it holds, reason, words.
-type Fact = (&'static str, bool, &'static str, String);
-
-fn conditions(
-    desired: &Desired,
-    observed: &Observed,
-    plan: &Plan,
-    status: &ZooKeeperEnsembleStatus,
-    previous: &ZooKeeperEnsembleStatus,
+/// Whether a status is worth a write to where it is kept. How far members are changes all the time; that alone is
+/// written no more often than every half minute.
+pub fn worth_writing(
+    old: &ZooKeeperEnsembleStatus,
+    new: &ZooKeeperEnsembleStatus,
     now: Now,
-) -> Vec<Condition> {
-    let mut facts = progress(plan, stalled(plan, status, now));
-    facts.extend(health(observed));
-    facts.push(scale_allowed(plan, observed));
-    facts.push(config_in_sync(desired, observed));
-    let date = |(kind, holds, reason, message): Fact| {
-        let value = if holds { "True" } else { "False" };
-        let mut before = previous.conditions.iter();
-        let same = before.find(|other| other.type_ == kind && other.status == value);
-        Condition {
-            type_: kind.into(),
-            status: value.into(),
-            reason: reason.into(),
-            message,
-            observed_generation: status.observed_generation,
-            last_transition_time: same.map_or(Time(now), |same| same.last_transition_time.clone()),
+) -> bool {
+    let still = |status: &ZooKeeperEnsembleStatus, with_progress: bool| {
+        let mut status = status.clone();
+        status.observed_at = None;
+        for member in status.members.iter_mut().filter(|_| !with_progress) {
+            (member.zxid, member.lag) = (None, None);
         }
+        status
     };
-    facts.into_iter().map(date).collect()
-}
-
-/// `Ready`, `Reconciling`, `Stalled`: how far the plan is.
-fn progress(plan: &Plan, stalled: bool) -> Vec<Fact> {
-    let at_rest = plan.next.is_none() && plan.waiting.is_none();
-    let (reason, words) = match (&plan.next, &plan.waiting) {
-        (Some(step), _) => (step.kind(), step.to_string()),
-        (None, Some(reason)) => (reason.name(), format!("waiting for {reason}")),
-        (None, None) => ("AtRest", "the ensemble is as its manifest asks for".into()),
-    };
-    let late = if stalled {
-        "DeadlineExceeded"
-    } else {
-        "Progressing"
-    };
-    vec![
-        ("Ready", at_rest, reason, words.clone()),
-        ("Reconciling", !at_rest, reason, words.clone()),
-        ("Stalled", stalled, late, words),
-    ]
-}
-
-/// `Available`, `Degraded`: how the voters are.
-fn health(observed: &Observed) -> Vec<Fact> {
-    let committed = observed.committed.as_ref();
-    let voters = committed.map_or(0, |committed| committed.voters().count());
-    let healthy = safety::healthy_voters(observed);
-    let available = observed.leader().is_some()
-        && committed.is_some_and(|committed| healthy >= committed.quorum());
-    let words = format!("{healthy} of {voters} voters are healthy");
-    let degraded = healthy < voters;
-    let (serving, full) = match (available, degraded) {
-        (false, _) => ("NoQuorum", "NotEnoughVoters"),
-        (true, true) => ("QuorumServes", "NotEnoughVoters"),
-        (true, false) => ("QuorumServes", "AllVotersHealthy"),
-    };
-    vec![
-        ("Available", available, serving, words.clone()),
-        ("Degraded", degraded, full, words),
-    ]
-}
-
-/// Whether a change of the membership could begin now.
-fn scale_allowed(plan: &Plan, observed: &Observed) -> Fact {
-    let at_rest = plan.next.is_none() && plan.waiting.is_none();
-    match safety::may_grow(observed) {
-        Err(why) => ("ScaleAllowed", false, "MemberNotReady", why.to_string()),
-        Ok(()) if at_rest => ("ScaleAllowed", true, "AllVotersHealthy", String::new()),
-        Ok(()) => ("ScaleAllowed", false, "OperationInFlight", plan.to_string()),
+    if still(old, false) != still(new, false) {
+        return true;
     }
-}
-
-/// Whether every member runs what the manifest asks for.
-fn config_in_sync(desired: &Desired, observed: &Observed) -> Fact {
-    let members = observed
-        .members
-        .iter()
-        .filter(|(_, member)| !member.retired);
-    let old = members.filter(|(_, member)| {
-        member.template_hash.as_ref() != Some(&desired.template(member.role).hash)
-    });
-    let old: Vec<ServerId> = old.map(|(id, _)| *id).collect();
-    if old.is_empty() {
-        return ("ConfigInSync", true, "AllUpToDate", String::new());
-    }
-    let words = format!("{} to be restarted", crate::plan::are(&old));
-    ("ConfigInSync", false, "RestartPending", words)
-}
-
-/// An operation that waits for longer than anything here takes needs a person.
-fn stalled(plan: &Plan, status: &ZooKeeperEnsembleStatus, now: Now) -> bool {
-    let since = status
-        .operation
+    let age = |at: &Time| now.as_second().saturating_sub(at.0.as_second());
+    let old_enough = old
+        .observed_at
         .as_ref()
-        .map(|operation| operation.started_at.0);
-    let late = since.is_some_and(|since| now.as_second() - since.as_second() > STALLED_AFTER_S);
-    late && (plan.waiting.is_some() || status.plan.last_error.is_some())
-        || matches!(plan.waiting, Some(Reason::NoFreeId))
+        .is_none_or(|at| age(at) >= PROGRESS_EVERY_S);
+    old_enough && still(old, true) != still(new, true)
 }
 
-const STALLED_AFTER_S: i64 = 120;
+/// How often progress alone is written.
+const PROGRESS_EVERY_S: i64 = 30;

@@ -99,6 +99,15 @@ impl Store {
         })
     }
 
+    /// What the last change of an object changed: paths, with the value before and after.
+    pub fn last_change(&self, key: &Key) -> Vec<String> {
+        let mut changes = Vec::new();
+        if let Some([.., (_, Some(before)), (_, Some(after))]) = self.history.get(key).map(Vec::as_slice) {
+            differences(before, after, "", &mut changes);
+        }
+        changes
+    }
+
     /// Forgets what nobody will ask for again.
     pub fn forget_before(&mut self, version: u64) {
         self.history.retain(|_, versions| {
@@ -376,6 +385,24 @@ pub fn selected(object: &Value, selector: &str) -> bool {
                 !labels[part.trim()].is_null()
             }
         })
+}
+
+fn differences(before: &Value, after: &Value, path: &str, found: &mut Vec<String>) {
+    match (before, after) {
+        (Value::Object(old), Value::Object(new)) => {
+            let fields: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            for field in fields {
+                differences(&before[field], &after[field], &format!("{path}.{field}"), found);
+            }
+        }
+        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+            for (at, (old, new)) in old.iter().zip(new).enumerate() {
+                differences(old, new, &format!("{path}[{at}]"), found);
+            }
+        }
+        _ if before == after => {}
+        _ => found.push(format!("{path}: {before} to {after}")),
+    }
 }
 
 fn check_version(key: &Key, live: &Value, object: &Value) -> Result<(), Refusal> {

@@ -152,12 +152,12 @@ impl Sim {
         self.steps(RESTLESS_PASSES).await?;
         let before = self.world.lock().writes;
         self.steps(RESTING_PASSES).await?;
-        let after = self.world.lock().writes;
-        if before == after {
-            Ok(())
-        } else {
-            Err(format!("{} writes at rest", after - before))
+        let world = self.world.lock();
+        if world.writes == before {
+            return Ok(());
         }
+        let changed = world.store.last_change(&ensemble_key());
+        Err(format!("{} writes at rest; the ensemble's last change: {changed:?}", world.writes - before))
     }
 
     /// Everything that one wants to know of a failure.

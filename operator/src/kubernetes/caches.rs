@@ -159,12 +159,12 @@ impl Watches<'_> {
     fn scope(&mut self, namespace: Option<&String>) -> Scope {
         Scope {
             ensembles: self.ensembles(namespace),
-            pods: self.labelled(namespace, |pod: &mut Pod| trim(pod)),
-            claims: self.labelled(namespace, |claim: &mut PersistentVolumeClaim| trim(claim)),
-            services: self.labelled(namespace, |it| trim(it)),
-            config_maps: self.labelled(namespace, |it| trim(it)),
-            budgets: self.labelled(namespace, |it| trim(it)),
-            policies: self.labelled(namespace, |it| trim(it)),
+            pods: self.labelled(namespace, trim),
+            claims: self.labelled(namespace, trim),
+            services: self.labelled(namespace, trim),
+            config_maps: self.labelled(namespace, trim),
+            budgets: self.labelled(namespace, trim),
+            policies: self.labelled(namespace, trim),
         }
     }
 

@@ -136,10 +136,8 @@ impl<M: Members> KubernetesBackend<'_, M> {
     async fn remove<K: Shared>(&mut self, name: &str, owned: &Owned) -> Result<(), BackendError> {
         let at = (K::kind(&()).into_owned(), name.to_owned());
         self.memory.applied.remove(&at);
-        if !owned
-            .get(&at)
-            .is_some_and(|shown| shown.controller == self.ensemble.uid())
-        {
+        let controller = owned.get(&at).map(|shown| &shown.controller);
+        if controller != Some(&self.ensemble.uid()) {
             return Ok(());
         }
         let api: Api<K> = self.api();

@@ -1,6 +1,8 @@
 //! The API server's door: requests as `kube` sends them, answered from the store. Here an operator dies in the middle
 //! of a request, and requests fail that were carried out all the same.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -75,7 +77,8 @@ impl Life {
         let mut world = self.world.lock();
         world.requests += 1;
         world.writes += u64::from(writes);
-        if writes {
+        // Before and after an event the world is the same, but for the event.
+        if writes && !what.contains(" events/") {
             world.record();
         }
         let fate = world.fate();
@@ -285,7 +288,7 @@ impl Call {
 }
 
 impl World {
-    fn handle(&mut self, operator: u64, call: &Call) -> Result<Value, Refusal> {
+    fn handle(&mut self, operator: u64, call: &Call) -> Result<Vec<u8>, Refusal> {
         let resource = match &call.subresource {
             Some(subresource) => format!("{}/{subresource}", call.key.resource),
             None => call.key.resource.clone(),
@@ -315,13 +318,13 @@ impl World {
             _ => self.store.delete(&call.key, &deletion(&call.body))?,
         };
         self.show(operator, &answer);
-        Ok((*answer).clone())
+        Ok(text_of(&answer).to_vec())
     }
 
-    fn list(&mut self, operator: u64, call: &Call) -> Value {
+    fn list(&mut self, operator: u64, call: &Call) -> Vec<u8> {
         let selector = call.parameter("labelSelector").unwrap_or_default();
         let namespace = &call.key.namespace;
-        let items: Vec<_> = self
+        let items: Vec<Arc<Value>> = self
             .store
             .all(&call.key.resource)
             .filter(|(key, object)| {
@@ -330,11 +333,15 @@ impl World {
             .map(|(_, object)| object.clone())
             .collect();
         items.iter().for_each(|item| self.show(operator, item));
-        let items: Vec<Value> = items.iter().map(|item| (**item).clone()).collect();
-        json!({
-            "kind": "List", "apiVersion": "v1",
-            "metadata": {"resourceVersion": self.store.version().to_string()}, "items": items,
-        })
+        let texts: Vec<Arc<[u8]>> = items.iter().map(text_of).collect();
+        let version = self.store.version();
+        let mut list = format!(
+            r#"{{"kind":"List","apiVersion":"v1","metadata":{{"resourceVersion":"{version}"}},"items":["#
+        )
+        .into_bytes();
+        list.extend(texts.join(&b","[..]));
+        list.extend(b"]}");
+        list
     }
 
     /// Remembers that an operator has been shown an object.
@@ -399,28 +406,38 @@ fn unsupported(call: &Call) -> Refusal {
     }
 }
 
-fn respond(answer: Result<Value, Refusal>) -> Response<Body> {
-    let (code, body) = match answer {
-        Ok(object) => (200, object),
-        Err(Refusal {
-            code,
-            reason,
-            message,
-        }) => {
+/// An object as text, made once of each version.
+fn text_of(object: &Arc<Value>) -> Arc<[u8]> {
+    type Kept = HashMap<*const Value, (Arc<Value>, Arc<[u8]>)>;
+    thread_local!(static KEPT: RefCell<Kept> = RefCell::default());
+    KEPT.with_borrow_mut(|kept| {
+        if kept.len() > KEPT_MAX {
+            kept.clear();
+        }
+        let make = || Arc::from(serde_json::to_vec(&**object).expect("a value is JSON"));
+        let (_, text) = kept
+            .entry(Arc::as_ptr(object))
+            .or_insert_with(|| (object.clone(), make()));
+        Arc::clone(text)
+    })
+}
+
+fn respond(answer: Result<Vec<u8>, Refusal>) -> Response<Body> {
+    let (code, body) = answer.map_or_else(
+        |Refusal { code, reason, message }| {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                 "message": message, "reason": reason, "code": code,
             });
-            (code, status)
-        }
-    };
-    let body = serde_json::to_vec(&body).expect("a value is JSON");
+            (code, status.to_string().into_bytes())
+        },
+        |object| (200, object),
+    );
     let response = Response::builder()
         .status(code)
         .header("content-type", "application/json");
-    response
-        .body(Body::from(body))
-        .expect("the parts are well formed")
+    let response = response.body(Body::from(body));
+    response.expect("the parts are well formed")
 }
 
 /// `%2F` and the like.
@@ -442,3 +459,6 @@ fn decode(text: &str) -> String {
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
+
+/// Texts that are kept.
+const KEPT_MAX: usize = 4_000;

@@ -37,6 +37,8 @@ pub struct Run {
     /// The mounted file, and the moments until a change of it shows.
     pub mounted: Option<String>,
     pub refresh: u32,
+    /// What the kubelet last wrote of it.
+    pub reported: Option<(Stage, bool)>,
 }
 
 /// How far a pod is.
@@ -216,6 +218,7 @@ impl World {
             super::report::condition(node, "Ready", "True", now, Some("KubeletReady"));
         });
         for (uid, run) in self.runs.iter_mut().filter(|(_, run)| run.node == name) {
+            run.reported = None;
             if !self.ensemble.servers.contains_key(uid) && run.stage == Stage::Running {
                 (run.stage, run.last_exit) = (Stage::BackOff(1), Some(255));
             }
@@ -394,6 +397,7 @@ impl World {
             last_exit: None,
             mounted: None,
             refresh: 0,
+            reported: None,
         });
         let deleting = !pod["metadata"]["deletionTimestamp"].is_null();
         run.stage = match run.stage {

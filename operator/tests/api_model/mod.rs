@@ -17,9 +17,7 @@ mod world;
 
 pub use cache::Cache;
 pub use defaults::bytes;
-pub use ensemble::{Disk, Mode, Server};
 pub use http::{Api, Life};
-pub use kubelet::Stage;
 pub use random::Random;
-pub use store::{CUSTOM, Deletion, Key, Refusal, Store};
+pub use store::{CUSTOM, Key};
 pub use world::{Crash, Shared, Trouble, World};

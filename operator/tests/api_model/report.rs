@@ -29,6 +29,10 @@ impl World {
                     && self.ensemble.leader.is_some()
                     && run.stage == Stage::Running
             });
+            let report = Some((run.stage.clone(), ready));
+            if run.reported == report {
+                continue;
+            }
             self.store.edit(&run.key, |pod| {
                 if pod["metadata"]["uid"] == uid.as_str()
                     && !matches!(
@@ -39,6 +43,9 @@ impl World {
                     write(pod, &run, ready, now);
                 }
             });
+            if let Some(run) = self.runs.get_mut(&uid) {
+                run.reported = report;
+            }
         }
     }
 

@@ -78,9 +78,8 @@ impl Store {
 
     /// All objects of a resource.
     pub fn all<'a>(&'a self, resource: &'a str) -> impl Iterator<Item = (&'a Key, &'a Arc<Value>)> {
-        self.objects
-            .iter()
-            .filter(move |(key, _)| key.resource == resource)
+        let objects = self.objects.range(Key::new(resource, "", "")..);
+        objects.take_while(move |(key, _)| key.resource == resource)
     }
 
     /// The objects of a resource as they were at a version.
@@ -89,13 +88,11 @@ impl Store {
         resource: &'a str,
         version: u64,
     ) -> impl Iterator<Item = &'a Arc<Value>> {
-        let versions = self
-            .history
-            .iter()
-            .filter(move |(key, _)| key.resource == resource);
+        let versions = self.history.range(Key::new(resource, "", "")..);
+        let versions = versions.take_while(move |(key, _)| key.resource == resource);
         versions.filter_map(move |(_, versions)| {
-            let known = versions.iter().take_while(|(at, _)| *at <= version);
-            known.last().and_then(|(_, object)| object.as_ref())
+            let known = versions.partition_point(|(at, _)| *at <= version);
+            versions[..known].last().and_then(|(_, object)| object.as_ref())
         })
     }
 
@@ -352,10 +349,11 @@ impl Store {
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let object = Arc::new(object);
         self.objects.insert(key.clone(), object.clone());
-        self.history
-            .entry(key.clone())
-            .or_default()
-            .push((self.version, Some(object.clone())));
+        // Nobody watches events here.
+        if key.resource != "events" {
+            let versions = self.history.entry(key.clone()).or_default();
+            versions.push((self.version, Some(object.clone())));
+        }
         object
     }
 }

@@ -154,4 +154,4 @@ impl World {
 
 /// How long a moment is.
 pub const TICK_SECONDS: i64 = 2;
-const TRACE_MAX: usize = 400;
+const TRACE_MAX: usize = 200;

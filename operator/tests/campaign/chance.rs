@@ -2,7 +2,7 @@
 //! in the end there is what the last spec asks for.
 
 use operator::cluster::{Role, ServerId};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::api_model::{Random, Trouble, World};
 use super::manifest::Specs;
@@ -10,51 +10,47 @@ use super::model::run;
 use super::process::Watch;
 use super::scenarios::spec;
 use super::sim::{Counts, Sim};
+use super::tally::{Tally, in_parallel};
 
 /// One story: an ensemble, and changes and faults at random.
-async fn story(seed: u64, changes: u64) -> Counts {
+async fn story(seed: u64) -> Tally {
     let mut random = Random::new(seed);
-    let mut specs = Specs::new();
     let mut world = World::new(NODES);
-    let mut now = spec(1 + 2 * random.below(2) as u32, random.below(3) as u32);
-    world.create_ensemble(now.clone());
+    let observers = random.below(3) as u32;
+    let first = spec(1 + 2 * random.below(2) as u32, observers);
+    world.create_ensemble(first.clone());
     world.ensemble.load = true;
-    let watch = if seed.is_multiple_of(2) {
-        Watch::Gappy
-    } else {
-        Watch::Fresh
-    };
+    let watch = if seed.is_multiple_of(2) { Watch::Gappy } else { Watch::Fresh };
     let mut sim = Sim::new(world, watch);
-    let fail = |sim: &Sim, why: &str| -> ! { panic!("{}", sim.tell(&format!("seed {seed}"), why)) };
-    for _ in 0..changes {
-        now = specs.next(&now, &mut random);
-        sim.world.lock().edit_spec(|spec| *spec = now.clone());
-        for _ in 0..random.below(40) {
-            disturb(&mut sim, &mut random);
-            if let Err(why) = sim.step().await {
-                fail(&sim, &why);
-            }
-        }
-    }
-    calm(&mut sim);
-    now["updatePolicy"]["pause"] = json!(false);
-    now["repair"]["replaceDamaged"] = json!(true);
-    sim.world.lock().edit_spec(|spec| *spec = now.clone());
-    if let Err(why) = sim.converge().await {
-        fail(&sim, &why);
-    }
-    sim.world.lock().ensemble.load = false;
-    if let Err(why) = sim.rest().await {
-        fail(&sim, &why);
-    }
-    let requests = sim.world.lock().requests;
-    Counts {
+    let outcome = tell(&mut sim, first, &mut random).await;
+    let outcome = outcome.map_err(|why| sim.tell(&format!("seed {seed}"), &why));
+    let counts = Counts {
         runs: 1,
         passes: sim.counts.passes,
-        requests,
-        transitions: changes,
+        requests: sim.world.lock().requests,
+        transitions: CHANGES,
         ..Counts::default()
+    };
+    Tally::of(counts, outcome)
+}
+
+async fn tell(sim: &mut Sim, mut now: Value, random: &mut Random) -> Result<(), String> {
+    let mut specs = Specs::new();
+    for _ in 0..CHANGES {
+        now = specs.next(&now, random);
+        sim.world.lock().edit_spec(|spec| *spec = now.clone());
+        for _ in 0..random.below(PASSES_BETWEEN_MAX) {
+            disturb(sim, random);
+            sim.step().await?;
+        }
     }
+    calm(sim);
+    now["updatePolicy"]["pause"] = json!(false);
+    now["repair"]["replaceDamaged"] = json!(true);
+    sim.world.lock().edit_spec(|spec| *spec = now);
+    sim.converge().await?;
+    sim.world.lock().ensemble.load = false;
+    sim.rest().await
 }
 
 /// Perhaps something goes wrong now; never so much that a majority would lose its data or its power.
@@ -201,31 +197,14 @@ fn cases() -> u64 {
 
 #[test]
 fn random_changes_and_faults_end_as_the_last_spec_says() {
-    let begun = std::time::Instant::now();
-    let only = std::env::var("CAMPAIGN_SEED")
-        .ok()
-        .and_then(|seed| seed.parse::<u64>().ok());
+    let only = std::env::var("CAMPAIGN_SEED").ok();
+    let only = only.and_then(|seed| seed.parse::<u64>().ok());
     let seeds: Vec<u64> = only.map_or_else(|| (1..=cases()).collect(), |seed| vec![seed]);
-    let mut counts = Counts::default();
-    std::thread::scope(|scope| {
-        let halves = [0, 1].map(|half| {
-            let seeds = seeds.clone();
-            scope.spawn(move || {
-                let mut counts = Counts::default();
-                for seed in seeds.into_iter().skip(half).step_by(2) {
-                    counts += run(story(seed, CHANGES));
-                }
-                counts
-            })
-        });
-        halves
-            .into_iter()
-            .for_each(|half| counts += half.join().unwrap());
-    });
-    println!("random: {:.1?}: {counts:?}", begun.elapsed());
+    in_parallel("random changes", &seeds, |seed| run(story(*seed))).finish();
 }
 
 /// Stories of a quick run, and changes of the spec in each.
 const CASES: u64 = 100;
 const CHANGES: u64 = 20;
+const PASSES_BETWEEN_MAX: usize = 25;
 const NODES: usize = 5;

@@ -17,3 +17,4 @@ mod rivals;
 mod scenarios;
 mod sim;
 mod stories;
+mod tally;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::PartialObjectMeta;
 use kube::{Client, Resource, ResourceExt};
 use operator::backend::BackendError;
 use operator::client::{Change, ReconfigError};
@@ -166,11 +167,14 @@ impl Operator {
     }
 }
 
-fn note<K: Resource<DynamicType = ()>>(owned: &mut Owned, objects: &[Arc<Value>]) {
+fn note<K>(owned: &mut Owned, objects: &[Arc<Value>])
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
     for object in objects {
-        let meta = serde_json::from_value(object["metadata"].clone()).unwrap();
-        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-        owned.insert((K::kind(&()).into_owned(), name), OwnedObject::of(&meta));
+        let object = typed::<PartialObjectMeta<K>>(object);
+        let shown = OwnedObject::of(&object.metadata);
+        owned.insert((K::kind(&()).into_owned(), object.name_any()), shown);
     }
 }
 

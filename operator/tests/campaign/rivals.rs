@@ -2,63 +2,54 @@
 
 use std::sync::Arc;
 
-use operator::cluster::Role;
 use tokio::sync::Semaphore;
 
-use super::api_model::{Life, Random, Shared, World};
+use super::api_model::{Life, Random, Shared};
 use super::model::run;
 use super::process::{Operator, Watch};
 use super::scenarios::{Scenario, all};
-use super::sim::{Counts, Sim};
+use super::sim::Sim;
 use super::stories::{deliver, installed};
+use super::tally::{Tally, in_parallel};
 
-/// Plays the phases of a scenario under two operators, then lets one of them finish.
-async fn duel(scenario: &Scenario, seed: u64) -> Counts {
+/// Plays the phases of a scenario under two operators, and lets one of them finish each.
+async fn duel(scenario: &Scenario, seed: u64) -> Tally {
     let mut random = Random::new(seed);
     let mut world = installed(scenario).await;
-    let mut counts = Counts {
-        runs: 1,
-        ..Counts::default()
-    };
+    let mut tally = Tally::default();
+    tally.counts.runs = 1;
     for phase in &scenario.phases {
         (phase.act)(&mut world);
         let shared = Shared::new(world);
-        let mut rivals = [Rival::new(&shared, 101), Rival::new(&shared, 102)];
-        for _ in 0..DUEL_PASSES {
-            counts.passes += 2;
-            both(&mut rivals, &mut random).await;
-            let mut world = shared.lock();
-            world.tick();
-            let violations = std::mem::take(&mut world.violations);
-            drop(world);
-            if !violations.is_empty() {
-                let sim = Sim::new(shared.lock().clone(), Watch::Fresh);
-                panic!(
-                    "{}",
-                    sim.tell(
-                        &format!("{}: {}, seed {seed}", scenario.name, phase.name),
-                        &violations.join("; ")
-                    )
-                );
-            }
-        }
-        let left = shared.lock().clone();
-        let mut sim = Sim::new(left, Watch::Fresh);
-        if let Err(why) = deliver(&mut sim, phase.then).await {
-            panic!(
-                "{}",
-                sim.tell(
-                    &format!("{}: {}, seed {seed}, alone", scenario.name, phase.name),
-                    &why
-                )
-            );
-        }
-        counts.passes += sim.counts.passes;
+        let fought = fight(&shared, &mut random).await;
+        let mut sim = Sim::new(shared.lock().clone(), Watch::Fresh);
+        let outcome = match fought {
+            Ok(()) => deliver(&mut sim, phase.then).await,
+            Err(why) => Err(why),
+        };
+        tally.counts.passes += sim.counts.passes + 2 * DUEL_PASSES;
         world = sim.world.lock().clone();
+        if let Err(why) = outcome {
+            let name = format!("{}: {}, seed {seed}", scenario.name, phase.name);
+            tally.failures.push(sim.tell(&name, &why));
+            break;
+        }
     }
-    assert!(!world.members(Role::Voter).is_empty());
-    counts.requests = world.requests;
-    counts
+    tally.counts.requests = world.requests;
+    tally
+}
+
+async fn fight(shared: &Shared, random: &mut Random) -> Result<(), String> {
+    let mut rivals = [Rival::new(shared, 101), Rival::new(shared, 102)];
+    for _ in 0..DUEL_PASSES {
+        both(&mut rivals, random).await;
+        let mut world = shared.lock();
+        world.tick();
+        if !world.violations.is_empty() {
+            return Err(std::mem::take(&mut world.violations).join("; "));
+        }
+    }
+    Ok(())
 }
 
 /// One of two operators.
@@ -108,14 +99,12 @@ async fn both(rivals: &mut [Rival; 2], random: &mut Random) {
 
 #[test]
 fn two_operators_at_once_do_no_harm() {
-    let begun = std::time::Instant::now();
-    let mut counts = Counts::default();
-    for (seed, scenario) in all().iter().enumerate() {
-        for round in 0..ROUNDS {
-            counts += run(duel(scenario, seed as u64 * 1000 + round));
-        }
-    }
-    println!("two operators: {:.1?}: {counts:?}", begun.elapsed());
+    let scenarios = all();
+    let duels: Vec<(&Scenario, u64)> = scenarios
+        .iter()
+        .flat_map(|scenario| (1..=ROUNDS).map(move |seed| (scenario, seed)))
+        .collect();
+    in_parallel("two operators", &duels, |(scenario, seed)| run(duel(scenario, *seed))).finish();
 }
 
 const DUEL_PASSES: u64 = 25;

@@ -103,7 +103,7 @@ pub enum Condemned {
     VolumeLost,
     /// It says itself that its data is damaged, again and again.
     StorageDamaged,
-    /// Its node has not been ready for longer than the manifest allows.
+    /// Its node has not been ready for longer than the manifest allows; which, as `its node n2`.
     NodeLost(String),
 }
 
@@ -279,7 +279,7 @@ impl fmt::Display for Condemned {
             Self::VolumeDeleted => f.write_str("its volume was deleted"),
             Self::VolumeLost => f.write_str("its volume is lost"),
             Self::StorageDamaged => f.write_str("its data is damaged"),
-            Self::NodeLost(node) => write!(f, "its node {node} is lost"),
+            Self::NodeLost(node) => write!(f, "{node} is lost"),
         }
     }
 }

@@ -93,10 +93,10 @@ fn fields_that_do_not_exist() {
     check(
         &spec("{voters: {replica: 3}, observer: {replicas: 2}, colour: blue}"),
         expect![[r#"
-        spec.colour: there is no such field; there are: allowEvenVoters, config, image, observers, resources, restartedAt, storage, voters
-        spec.observer: there is no such field; did you mean "observers"?
-        spec.voters.replica: there is no such field; did you mean "replicas"?
-    "#]],
+            spec.colour: there is no such field; there are: allowEvenVoters, config, image, imagePullPolicy, imagePullSecrets, networkPolicy, observers, pod, podDisruptionBudget, repair, resources, restartedAt, services, storage, updatePolicy, voters
+            spec.observer: there is no such field; did you mean "observers"?
+            spec.voters.replica: there is no such field; did you mean "replicas"?
+        "#]],
     );
 }
 
@@ -189,7 +189,7 @@ fn another_kind_of_object() {
             apiVersion: is "apps/v1"; write "zookeeper.ensemble.dev/v1alpha1"
             kind: is "Deployment"; write "ZooKeeperEnsemble"
             metadata.name: "Demo_1" cannot be part of a host name; use lower-case letters, digits and "-", with a letter first
-            spec.replicas: there is no such field; there are: allowEvenVoters, config, image, observers, resources, restartedAt, storage, voters
+            spec.replicas: there is no such field; there are: allowEvenVoters, config, image, imagePullPolicy, imagePullSecrets, networkPolicy, observers, pod, podDisruptionBudget, repair, resources, restartedAt, services, storage, updatePolicy, voters
         "#]],
     );
 }
@@ -236,7 +236,16 @@ fn pod_settings_may_not_take_a_members_identity() {
              spec: {hostname: h, restartPolicy: Never, volumes: [{name: data, emptyDir: {}}], \
              containers: [{name: zookeeper, image: other, args: [x], volumeMounts: [{name: x, mountPath: /data}]}]}}}}",
         ),
-        expect![[""]],
+        expect![[r#"
+            spec.pod.labels.app.kubernetes.io/name: the operator sets it: a member is found by it; leave it out
+            spec.pod.overrides.metadata.annotations.zookeeper.ensemble.dev/x: the operator sets it: a member is found by it; leave it out
+            spec.pod.overrides.spec.hostname: the operator sets it: a member is found by it; leave it out
+            spec.pod.overrides.spec.restartPolicy: the operator sets it: a member is found by it; leave it out
+            spec.pod.overrides.spec.volumes[data]: the operator sets it: a member is found by it; leave it out
+            spec.pod.overrides.spec.containers[zookeeper].args: the operator sets it: a member is found by it; leave it out
+            spec.pod.overrides.spec.containers[zookeeper].volumeMounts[/data]: the operator sets it: a member is found by it; leave it out
+            spec.pod.overrides.spec.containers[zookeeper].image: set it with spec.image
+        "#]],
     );
 }
 
@@ -246,15 +255,26 @@ fn overrides_that_are_no_pod_template() {
         &spec(
             "{voters: {pod: {overrides: {spec: {hostAlias: [], terminationGracePeriodSeconds: long}}}}}",
         ),
-        expect![[""]],
+        expect![[r#"
+            spec.voters.pod.overrides: is not a pod template: invalid type: string "long", expected i64
+        "#]],
     );
     check(
         &spec(
             "{voters: {pod: {overrides: {spec: {hostAlias: [], containers: [{name: a, imge: b}]}}}}}",
         ),
-        expect![[""]],
+        expect![[r#"
+            spec.voters.pod.overrides.spec.containers[0].imge: there is no such field in a pod template, or it is empty
+            spec.voters.pod.overrides.spec.hostAlias: there is no such field in a pod template, or it is empty
+        "#]],
     );
-    check(&spec("{pod: {overrides: 7, affinty: {}}}"), expect![[""]]);
+    check(
+        &spec("{pod: {overrides: 7, affinty: {}}}"),
+        expect![[r#"
+        spec.pod.affinty: there is no such field; did you mean "affinity"?
+        spec.pod.overrides: is 7; a map of fields is wanted
+    "#]],
+    );
 }
 
 #[test]
@@ -264,10 +284,18 @@ fn settings_of_kubernetes() {
             "{repair: {afterNodeLost: soon}, storage: {log: {size: 0}}, updatePolicy: {maxObserversAtOnce: 0}, \
              services: {client: {type: Magic}}, pod: {tolerations: [{key: a, operater: b}]}}",
         ),
-        expect![[""]],
+        expect![[r#"
+            spec.pod.tolerations[0].operater: there is no such field; did you mean "operator"?
+            spec.services.client.type: "Magic" is not allowed; one of ClusterIP, NodePort, LoadBalancer
+            spec.storage.log.size: is 0; a string is wanted
+            spec.updatePolicy.maxObserversAtOnce: 0 is too small; at least 1
+        "#]],
     );
     check(
         &spec("{repair: {afterNodeLost: 0s}, storage: {log: {size: 0Gi}}}"),
-        expect![[""]],
+        expect![[r#"
+            spec.storage.log.size: "0Gi" is not a size; write a number with a unit, for example "10Gi"
+            spec.repair.afterNodeLost: "0s" is not a time span; write for example "90s", "10m" or "2h"
+        "#]],
     );
 }

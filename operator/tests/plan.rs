@@ -394,15 +394,49 @@ fn condemn(id: u32) -> impl FnOnce(&mut Observed) {
 
 #[test]
 fn a_damaged_member_is_replaced_by_one_of_another_id() {
-    check_now("", "", condemn(2), expect![[""]]);
+    check_now(
+        "",
+        "",
+        condemn(2),
+        expect![[r#"
+            give member 2 up for another: its data is damaged
+              then take member 2 out of the ensemble
+              then create member 4, to become a voter
+              then add member 4 to the ensemble as observer
+              then start member 4
+              then let member 4 vote
+              then write the configuration of member 4 anew
+              then delete the data of member 2
+        "#]],
+    );
     check_now(
         "observers: {replicas: 1}",
         "observers: {replicas: 1}",
         condemn(4),
-        expect![[""]],
+        expect![[r#"
+            give member 4 up for another: its data is damaged
+              then take member 4 out of the ensemble
+              then create member 5, an observer
+              then add member 5 to the ensemble as observer
+              then start member 5
+              then delete the data of member 4
+        "#]],
     );
     let retain = "storage: {whenScaledDown: Retain}";
-    check_now(retain, retain, condemn(2), expect![[""]]);
+    check_now(
+        retain,
+        retain,
+        condemn(2),
+        expect![[r#"
+        give member 2 up for another: its data is damaged
+          then take member 2 out of the ensemble
+          then create member 4, to become a voter
+          then add member 4 to the ensemble as observer
+          then start member 4
+          then let member 4 vote
+          then write the configuration of member 4 anew
+    "#]],
+    );
 }
 
 #[test]
@@ -411,26 +445,75 @@ fn nobody_is_replaced_without_a_quorum_of_the_others() {
         silence(1)(world);
         condemn(2)(world);
     };
-    check_now("", "", two, expect![[""]]);
+    check_now(
+        "",
+        "",
+        two,
+        expect![[r#"
+            waiting for member 1 to serve
+              then give member 2 up for another: its data is damaged
+              then take member 2 out of the ensemble
+              then create member 4, to become a voter
+              then add member 4 to the ensemble as observer
+              then start member 4
+              then let member 4 vote
+              then write the configuration of member 4 anew
+              then delete the data of member 2
+        "#]],
+    );
     check_now(
         "",
         "repair: {replaceDamaged: false}",
         condemn(2),
-        expect![[""]],
+        expect![[r#"
+            waiting for help with member 2: its data is damaged, and spec.repair.replaceDamaged is false
+        "#]],
     );
+}
+
+#[test]
+fn the_only_copy_of_the_data_is_never_given_up() {
     let one = "voters: {replicas: 1}";
     // Its volume is on the way out, and it serves on.
     let going = |world: &mut Observed| {
         world.members.get_mut(&ServerId(1)).unwrap().condemned = Some(Condemned::VolumeDeleted);
     };
-    check_now(one, one, going, expect![[""]]);
+    check_now(
+        one,
+        one,
+        going,
+        expect![[r#"
+        waiting for help with member 1: its volume was deleted, and it has the only copy of the data: raise spec.voters.replicas while it serves, or restore a backup
+    "#]],
+    );
     check_now(
         one,
         "voters: {replicas: 1}, config: {tickTime: 3000}",
         going,
-        expect![[""]],
+        expect![[r#"
+            waiting for help with member 1: its volume was deleted, and it has the only copy of the data: raise spec.voters.replicas while it serves, or restore a backup
+        "#]],
     );
-    check_now(one, "voters: {replicas: 3}", going, expect![[""]]);
+    check_now(
+        one,
+        "voters: {replicas: 3}",
+        going,
+        expect![[r#"
+            create member 2, to become a voter
+              then start member 2
+              then let member 2 vote
+              then create member 3, to become a voter
+              then add member 3 to the ensemble as observer
+              then start member 3
+              then let member 3 vote
+              then give member 1 up for another: its volume was deleted
+              then take member 1 out of the ensemble
+              then stop member 1
+              then create member 4, to become a voter
+              then add member 4 to the ensemble as observer
+              then start member 4
+        "#]],
+    );
 }
 
 #[test]
@@ -443,7 +526,21 @@ fn two_damaged_members_of_five_are_replaced_one_after_the_other() {
         "voters: {replicas: 5}",
         "voters: {replicas: 5}",
         two,
-        expect![[""]],
+        expect![[r#"
+            give member 2 up for another: its data is damaged
+              then take member 2 out of the ensemble
+              then give member 4 up for another: its data is damaged
+              then take member 4 out of the ensemble
+              then create member 6, to become a voter
+              then add member 6 to the ensemble as observer
+              then start member 6
+              then let member 6 vote
+              then create member 7, to become a voter
+              then add member 7 to the ensemble as observer
+              then start member 7
+              then let member 7 vote
+              then write the configuration of members 6 and 7 anew
+        "#]],
     );
 }
 
@@ -452,8 +549,23 @@ fn a_pause_plans_and_does_nothing() {
     let stopped = |world: &mut Observed| {
         world.members.get_mut(&ServerId(2)).unwrap().instance = Instance::Stopped;
     };
-    check_now("", "updatePolicy: {pause: true}", stopped, expect![[""]]);
-    check_now("", "updatePolicy: {pause: true}", |_| {}, expect![[""]]);
+    check_now(
+        "",
+        "updatePolicy: {pause: true}",
+        stopped,
+        expect![[r#"
+        waiting for spec.updatePolicy.pause to become false; then: start member 2
+          then start member 2
+    "#]],
+    );
+    check_now(
+        "",
+        "updatePolicy: {pause: true}",
+        |_| {},
+        expect![[r#"
+        At rest
+    "#]],
+    );
 }
 
 #[test]
@@ -512,6 +624,30 @@ fn volumes_grow_last_and_without_a_restart() {
             member.undersized = true;
         }
     };
-    check_now("", "config: {tickTime: 3000}", small, expect![[""]]);
-    check_now("", "", small, expect![[""]]);
+    check_now(
+        "",
+        "config: {tickTime: 3000}",
+        small,
+        expect![[r#"
+        restart member 1
+          then start member 1
+          then restart member 2
+          then start member 2
+          then restart member 3
+          then start member 3
+          then grow the volume of member 1
+          then grow the volume of member 2
+          then grow the volume of member 3
+    "#]],
+    );
+    check_now(
+        "",
+        "",
+        small,
+        expect![[r#"
+        grow the volume of member 1
+          then grow the volume of member 2
+          then grow the volume of member 3
+    "#]],
+    );
 }

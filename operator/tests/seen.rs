@@ -390,7 +390,19 @@ fn pods_in_trouble_say_what_to_do() {
         scene.claim(id, json!({}));
         scene.pod(id, case);
     }
-    scene.check(expect![[""]]);
+    scene.check(expect![[r#"
+        1 voter Failed founder
+          Template: the image node:1 cannot be pulled: Back-off pulling image "nope:1"; correct spec.image or spec.imagePullSecrets
+        2 voter Failed founder
+          Template: its container cannot be made: secret "x" not found; correct spec.pod, spec.image or what they refer to
+        3 voter Failed founder
+          Crash: it died with exit code 1: no space left on device
+        4 observer Failed founder
+          Template: it refuses its configuration: tickTime: "x" is no number; correct spec.config
+        5 observer Failed founder
+          Scheduling: no node takes it: 0/3 nodes are available: 3 Insufficient cpu; make room, or change resources, pod.affinity, pod.nodeSelector, pod.tolerations or storage
+        6 observer Running founder
+    "#]]);
 }
 
 #[test]
@@ -400,7 +412,10 @@ fn memory_that_was_not_enough() {
     let mut status = container(json!({"running": {}}), false);
     status["lastState"] = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
     scene.pod(1, json!({"status": {"containerStatuses": [status]}}));
-    scene.check(expect![[""]]);
+    scene.check(expect![[r#"
+        1 voter Running founder
+          Template: it was killed for using more memory than its limit; raise resources.limits.memory
+    "#]]);
 }
 
 #[test]
@@ -408,8 +423,15 @@ fn a_lost_node_is_waited_for_unless_the_manifest_says_how_long() {
     let mut scene = three();
     scene.node(2, "Unknown");
     scene.told.remove(&ServerId(2));
-    scene.check(expect![[""]]);
-    scene.check_plan(expect![[""]]);
+    scene.check(expect![[r#"
+        1 voter Running founder
+        2 voter Running founder
+          Node: its node n2 is not ready since 00:00:00 UTC; bring the node back, or delete it, or set repair.afterNodeLost
+        3 voter Running founder
+    "#]]);
+    scene.check_plan(expect![[r#"
+        waiting for member 2 to serve; member 2: its node n2 is not ready since 00:00:00 UTC; bring the node back, or delete it, or set repair.afterNodeLost
+    "#]]);
     scene.ensemble.spec.repair.after_node_lost = Some("11m".into());
     assert_eq!(
         scene.look().unwrap().members[&ServerId(2)].condemned,
@@ -417,7 +439,9 @@ fn a_lost_node_is_waited_for_unless_the_manifest_says_how_long() {
         "not yet"
     );
     scene.ensemble.spec.repair.after_node_lost = Some("10m".into());
-    scene.check_plan(expect![[""]]);
+    scene.check_plan(expect![[r#"
+        give member 2 up for another: its node n2 is lost
+    "#]]);
     // The kubelet alone may be dead: the member serves on.
     scene.tell(2, State::Follower);
     assert_eq!(scene.look().unwrap().members[&ServerId(2)].condemned, None);
@@ -432,7 +456,9 @@ fn a_pod_that_only_fits_where_its_lost_volume_is() {
     scene.pod(2, json!({"spec": {"nodeName": null}, "status": {"phase": "Pending", "containerStatuses": null, "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": "2026-01-01T00:01:00Z",
         "message": "0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity."}]}}));
-    scene.check_plan(expect![[""]]);
+    scene.check_plan(expect![[r#"
+        give member 2 up for another: the node that has its volume is lost
+    "#]]);
 }
 
 #[test]
@@ -443,9 +469,14 @@ fn volumes_that_are_deleted_lost_or_damaged_condemn_their_member() {
         scene.claim(2, over);
         scene
     };
-    change(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:09:00Z"}}))
-        .check_plan(expect![[""]]);
-    change(json!({"status": {"phase": "Lost"}})).check_plan(expect![[""]]);
+    change(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:09:00Z"}})).check_plan(expect![
+        [r#"
+            give member 2 up for another: its volume was deleted
+        "#]
+    ]);
+    change(json!({"status": {"phase": "Lost"}})).check_plan(expect![[r#"
+        give member 2 up for another: its volume is lost
+    "#]]);
     let mut damaged = three();
     damaged.seen.pods.remove(1);
     damaged.pod(
@@ -457,14 +488,24 @@ fn volumes_that_are_deleted_lost_or_damaged_condemn_their_member() {
         ),
     );
     damaged.told.remove(&ServerId(2));
-    damaged.check(expect![[""]]);
-    damaged.check_plan(expect![[""]]);
+    damaged.check(expect![[r#"
+        1 voter Running founder
+        2 voter Failed founder condemned(StorageDamaged)
+          Volume: its data is damaged: log.1 is damaged at byte 7
+        3 voter Running founder
+    "#]]);
+    damaged.check_plan(expect![[r#"
+        give member 2 up for another: its data is damaged
+    "#]]);
     damaged.ensemble.spec.repair.replace_damaged = false;
-    damaged.check_plan(expect![[""]]);
+    damaged.check_plan(expect![[r#"
+        waiting for help with member 2: its data is damaged, and spec.repair.replaceDamaged is false; member 2: its data is damaged: log.1 is damaged at byte 7
+    "#]]);
 }
 
 #[test]
 fn a_log_volume_belongs_to_the_home() {
+    // The third one is not made to its end, and counts as not made at all.
     let mut scene = scene("storage: {log: {size: 10Gi}}");
     scene.claim(1, json!({}));
     scene.claim_named("log", 1, json!({}));
@@ -474,15 +515,26 @@ fn a_log_volume_belongs_to_the_home() {
         json!({"metadata": {"annotations": {"zookeeper.ensemble.dev/started": "false"}}}),
     );
     scene.claim_named("log", 4, json!({}));
-    scene.check(expect![[""]]);
+    scene.check(expect![[r#"
+        1 voter Stopped founder
+        2 voter Stopped founder condemned(VolumeDeleted)
+          Volume: its volume was deleted
+        4 observer Stopped retired replaced
+    "#]]);
 }
 
 #[test]
 fn what_is_left_without_a_volume_is_cleared_away() {
     let mut scene = three();
     scene.seen.claims.remove(1);
-    scene.check(expect![[""]]);
-    scene.check_plan(expect![[""]]);
+    scene.check(expect![[r#"
+        1 voter Running founder
+        2 voter Running retired replaced
+        3 voter Running founder
+    "#]]);
+    scene.check_plan(expect![[r#"
+        take member 2 out of the ensemble
+    "#]]);
 }
 
 #[test]
@@ -491,25 +543,41 @@ fn a_replaced_member_goes_for_good_and_one_that_was_scaled_away_stays() {
         |why: &str| json!({"metadata": {"annotations": {"zookeeper.ensemble.dev/retired": why}}});
     let mut scene = three();
     scene.claim(5, retired("scaled away"));
-    scene.check_plan(expect![[""]]);
+    scene.check_plan(expect![[r#"
+        At rest
+    "#]]);
     scene.claim(4, retired("replaced: its volume is lost"));
-    scene.check(expect![[""]]);
-    scene.check_plan(expect![[""]]);
+    scene.check(expect![[r#"
+        1 voter Running founder
+        2 voter Running founder
+        3 voter Running founder
+        4 observer Stopped founder retired replaced
+        5 observer Stopped founder retired
+    "#]]);
+    scene.check_plan(expect![[r#"
+        delete the data of member 4
+    "#]]);
     // Where it ran is out of reach: as long as its pod is there, so is its volume, and nothing waits for it.
     scene.pod(
         4,
         json!({"metadata": {"deletionTimestamp": "2026-01-01T00:09:00Z"}}),
     );
-    scene.check_plan(expect![[""]]);
+    scene.check_plan(expect![[r#"
+        At rest
+    "#]]);
 }
 
 #[test]
 fn volumes_grow() {
     let mut scene = three();
     scene.ensemble.spec.storage.size.0 = "10240Mi".into();
-    scene.check_plan(expect![[""]]);
+    scene.check_plan(expect![[r#"
+        At rest
+    "#]]);
     scene.ensemble.spec.storage.size.0 = "11Gi".into();
-    scene.check_plan(expect![[""]]);
+    scene.check_plan(expect![[r#"
+        grow the volume of member 1
+    "#]]);
 }
 
 #[test]
@@ -519,20 +587,28 @@ fn objects_of_others_stop_everything() {
         1,
         json!({"metadata": {"labels": {"zookeeper.ensemble.dev/ensemble-uid": "u-0"}}}),
     );
-    old.check(expect![[""]]);
+    old.check(expect![[r#"
+        volume claim data-demo-1 holds data of an earlier ensemble demo (uid u-0), and is never used for another: give this ensemble another name, or delete that data with kubectl -n prod delete pvc -l zookeeper.ensemble.dev/ensemble-uid=u-0
+    "#]]);
     let mut unknown = scene("");
     unknown.claim(
         1,
         json!({"metadata": {"labels": {"zookeeper.ensemble.dev/ensemble-uid": null}}}),
     );
-    unknown.check(expect![[""]]);
+    unknown.check(expect![[r#"
+        volume claim data-demo-1 does not say which ensemble its data is of (label zookeeper.ensemble.dev/ensemble-uid): delete it, or give this ensemble another name
+    "#]]);
     let mut copy = three();
     copy.pod(1, json!({"metadata": {"name": "demo-1-debug"}}));
-    copy.check(expect![[""]]);
+    copy.check(expect![[r#"
+        pod demo-1-debug carries the label zookeeper.ensemble.dev/ensemble=demo and is of no member; take the label away, or delete it
+    "#]]);
     let mut orphan = three();
     orphan.seen.pods.remove(0);
     orphan.pod(1, json!({"metadata": {"ownerReferences": []}}));
-    orphan.check(expect![[""]]);
+    orphan.check(expect![[r#"
+        pod demo-1 is not owned by this ensemble; delete it with kubectl -n prod delete pod demo-1
+    "#]]);
     let mut others = three();
     others.claim(
         9,
@@ -549,7 +625,9 @@ fn a_wrong_template_then_a_right_one_starts_anew_without_a_leader() {
         scene.pod(id, waiting("ImagePullBackOff", "", None));
     }
     // Everyone runs the template of now: only a person can help.
-    scene.check_plan(expect![[""]]);
+    scene.check_plan(expect![[r#"
+        waiting for members 1, 2 and 3 to elect a leader; member 1: the image node:1 cannot be pulled; correct spec.image or spec.imagePullSecrets; member 2: the image node:1 cannot be pulled; correct spec.image or spec.imagePullSecrets; member 3: the image node:1 cannot be pulled; correct spec.image or spec.imagePullSecrets
+    "#]]);
     // The pods are of an older one ("old").
     let cluster = scene.cluster();
     let plan = next(&cluster, &desired(&cluster), &scene.look().unwrap());
@@ -569,4 +647,17 @@ fn a_wrong_template_then_a_right_one_starts_anew_without_a_leader() {
     scene.told.clear();
     let plan = next(&cluster, &desired(&cluster), &scene.look().unwrap());
     assert_eq!(plan.next, None);
+}
+
+#[test]
+fn a_configuration_that_says_an_old_role_is_written_anew() {
+    let mut scene = three();
+    let config = |text: &str| {
+        let config = json!({"metadata": {"name": "demo-2"}, "data": {"zoo.cfg": text}});
+        Arc::new(serde_json::from_value(config).unwrap())
+    };
+    scene.seen.configs = vec![config("tickTime=2000\npeerType=observer\n")];
+    scene.check_plan(expect!["write the configuration of member 2 anew\n"]);
+    scene.seen.configs = vec![config("tickTime=2000\n")];
+    scene.check_plan(expect!["At rest\n"]);
 }

@@ -81,7 +81,18 @@ fn bad_image(world: &mut Observed) {
 fn at_rest_every_condition_is_as_it_should_be() {
     let cluster = cluster("");
     let status = status_of(&cluster, &at_rest(&cluster), &new(), None, start());
-    check(&status, expect![[""]]);
+    check(
+        &status,
+        expect![[r#"
+        Ready=True AtRest: the ensemble is as its manifest asks for
+        Reconciling=False AtRest: the ensemble is as its manifest asks for
+        Stalled=False Progressing: the ensemble is as its manifest asks for
+        Available=True QuorumServes: 3 of 3 voters are healthy
+        Degraded=False AllVotersHealthy: 3 of 3 voters are healthy
+        ScaleAllowed=True AllVotersHealthy: a change of the membership could begin now
+        ConfigInSync=True AllUpToDate: every member runs what the manifest asks for
+    "#]],
+    );
 }
 
 #[test]
@@ -90,7 +101,18 @@ fn a_member_in_trouble_is_named_with_what_helps_and_stalls_after_a_while() {
     let mut world = at_rest(&cluster);
     bad_image(&mut world);
     let first = status_of(&cluster, &world, &new(), None, start());
-    check(&first, expect![[""]]);
+    check(
+        &first,
+        expect![[r#"
+        Ready=False NotEnoughVoters: waiting for a new try: member 2 is down; member 2: the image nope cannot be pulled; correct spec.image
+        Reconciling=True NotEnoughVoters: waiting for a new try: member 2 is down; member 2: the image nope cannot be pulled; correct spec.image
+        Stalled=False Progressing: waiting for a new try: member 2 is down; member 2: the image nope cannot be pulled; correct spec.image
+        Available=True QuorumServes: 2 of 3 voters are healthy; member 2 is not
+        Degraded=True NotEnoughVoters: 2 of 3 voters are healthy; member 2 is not
+        ScaleAllowed=False MemberNotSynced: member 2 is not serving yet
+        ConfigInSync=True AllUpToDate: every member runs what the manifest asks for
+    "#]],
+    );
     assert_eq!(
         first.members[1].trouble.as_deref(),
         Some("the image nope cannot be pulled; correct spec.image")
@@ -153,7 +175,18 @@ fn a_pause_is_said_and_nothing_is_done() {
     let paused = cluster("updatePolicy: {pause: true}, config: {tickTime: 3000}");
     let world = at_rest(&cluster(""));
     let status = status_of(&paused, &world, &new(), None, start());
-    check(&status, expect![[""]]);
+    check(
+        &status,
+        expect![[r#"
+        Ready=False Paused: waiting for spec.updatePolicy.pause to become false; then: restart member 1
+        Reconciling=False Paused: waiting for spec.updatePolicy.pause to become false; then: restart member 1
+        Stalled=False Progressing: waiting for spec.updatePolicy.pause to become false; then: restart member 1
+        Available=True QuorumServes: 3 of 3 voters are healthy
+        Degraded=False AllVotersHealthy: 3 of 3 voters are healthy
+        ScaleAllowed=False Paused: waiting for spec.updatePolicy.pause to become false; then: restart member 1
+        ConfigInSync=False RestartPending: members 1, 2 and 3 are to be restarted
+    "#]],
+    );
     assert_eq!(status.plan.next, None);
     assert_eq!(status.operation, None);
     let rest = cluster("updatePolicy: {pause: true}");
@@ -234,7 +267,18 @@ fn a_refused_spec_keeps_what_is_known_of_the_members() {
         "spec.voters.replicas: 2",
         after(5),
     );
-    check(&status, expect![[""]]);
+    check(
+        &status,
+        expect![[r#"
+        Ready=False InvalidSpec: spec.voters.replicas: 2
+        Reconciling=False InvalidSpec: spec.voters.replicas: 2
+        Stalled=True InvalidSpec: spec.voters.replicas: 2
+        ScaleAllowed=False InvalidSpec: spec.voters.replicas: 2
+        Available=True QuorumServes: 3 of 3 voters are healthy
+        Degraded=False AllVotersHealthy: 3 of 3 voters are healthy
+        ConfigInSync=True AllUpToDate: every member runs what the manifest asks for
+    "#]],
+    );
     assert_eq!(status.members, before.members);
     assert_eq!(status.observed_generation, Some(7));
     assert!(!worth_writing(

@@ -26,6 +26,7 @@ pub struct ZooKeeperEnsembleStatus {
 
     /// Server id of the leader; none while there is none, or none is known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>")]
     pub leader: Option<u32>,
 
     /// The epoch that the leader reigns in.
@@ -77,9 +78,11 @@ pub struct MembershipStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Server ids of the voters.
+    #[schemars(with = "Vec<i32>")]
     pub voters: Vec<u32>,
     /// Server ids of the observers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<i32>")]
     pub observers: Vec<u32>,
 }
 
@@ -88,6 +91,7 @@ pub struct MembershipStatus {
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
     /// Server id (`myid`).
+    #[schemars(with = "i32")]
     pub id: u32,
     /// `voter` or `observer`: what it is meant to be.
     pub role: String,
@@ -148,6 +152,7 @@ pub struct OperationStatus {
     pub kind: String,
     /// The member that it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>")]
     pub member: Option<u32>,
     /// What is done, in words.
     pub message: String,

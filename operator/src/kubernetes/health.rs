@@ -25,16 +25,7 @@ pub(super) fn member(
 ) -> Member {
     let said = |key: &str| parts.data.and_then(|claim| claim.annotations().get(key));
     let is = |key: &str| said(key).is_some_and(|value| value == "true");
-    let labels = parts
-        .data
-        .map(ResourceExt::labels)
-        .or(parts.pod.map(ResourceExt::labels));
-    let labels = labels.or(parts.log.map(ResourceExt::labels));
-    let role = labels.and_then(|labels| labels.get(names::ROLE));
-    let role = match role.map(String::as_str) {
-        Some("observer") => Role::Observer,
-        _ => Role::Voter,
-    };
+    let role = role_of(parts);
     // Without the claim of its data there is nothing that could come back: what is left of it is cleared away.
     let homeless = parts.data.is_none();
     let retired = said(names::RETIRED);
@@ -92,12 +83,36 @@ pub(super) fn condemn(
             .map(Condemned::NodeLost)
     };
     if let Some(why) = &member.condemned {
-        let more = member
-            .trouble
-            .as_ref()
-            .map_or(String::new(), |trouble| format!(" ({trouble})"));
-        let kind = TroubleKind::Volume;
-        member.trouble = Some(trouble::trouble(kind, format!("{why}{more}")));
+        let (why, known) = (why.to_string(), member.trouble.as_ref());
+        let words = match known.map(ToString::to_string) {
+            Some(known) if known.starts_with(&why) => known,
+            Some(known) => format!("{why} ({known})"),
+            None => why,
+        };
+        member.trouble = Some(trouble::trouble(TroubleKind::Volume, words));
+    }
+}
+
+/// Whether a home is still being made: its log's claim follows the one of its data, and nothing has run in it.
+pub(super) fn is_unfinished(cluster: &Cluster, parts: &Parts<'_>) -> bool {
+    let Some(data) = parts.data else {
+        return false;
+    };
+    let wants_log = cluster.role(role_of(parts)).storage.log.is_some();
+    let started = data.annotations().get(names::STARTED);
+    let started = started.is_some_and(|value| value == "true");
+    wants_log && parts.log.is_none() && parts.pod.is_none() && !started
+}
+
+/// What a member is meant to be.
+fn role_of(parts: &Parts<'_>) -> Role {
+    let labels = parts.data.map(ResourceExt::labels);
+    let labels = labels.or(parts.pod.map(ResourceExt::labels));
+    let labels = labels.or(parts.log.map(ResourceExt::labels));
+    let role = labels.and_then(|labels| labels.get(names::ROLE));
+    match role.map(String::as_str) {
+        Some("observer") => Role::Observer,
+        _ => Role::Voter,
     }
 }
 
@@ -183,7 +198,7 @@ fn lost_node(cluster: &Cluster, pod: &Pod, seen: &Seen, now: Now) -> Option<Stri
     let longer = |since: Option<&Time>| since.is_some_and(|since| elapsed(since, now) >= patience);
     if let Some(name) = node_name(pod) {
         let condition = find(seen, name).and_then(condition::not_ready)?;
-        return longer(condition.last_transition_time.as_ref()).then(|| name.to_owned());
+        return longer(condition.last_transition_time.as_ref()).then(|| format!("its node {name}"));
     }
     // The node is gone, and the volume with it: no other node may take the pod.
     let condition = condition::of_pod(pod, "PodScheduled").filter(|it| it.status == "False")?;
@@ -193,7 +208,8 @@ fn lost_node(cluster: &Cluster, pod: &Pod, seen: &Seen, now: Now) -> Option<Stri
         .unwrap_or_default()
         .to_lowercase();
     let bound = words.contains("volume") && words.contains("node affinity");
-    (bound && longer(condition.last_transition_time.as_ref())).then(|| "that has its volume".into())
+    (bound && longer(condition.last_transition_time.as_ref()))
+        .then(|| "the node that has its volume".into())
 }
 
 fn undersized(cluster: &Cluster, role: Role, parts: &Parts<'_>) -> bool {

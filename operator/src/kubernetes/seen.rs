@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use thiserror::Error;
 
@@ -18,6 +18,7 @@ use crate::desired::Desired;
 use crate::ensemble::Told;
 use crate::membership::{Membership, Server};
 use crate::observed::{Member, Observed, State};
+use crate::render::peer_type;
 use crate::status::Now;
 
 /// One look at the objects of one ensemble: from caches, or read live before something that cannot be undone.
@@ -29,6 +30,8 @@ pub struct Seen {
     pub claims: Vec<Arc<PersistentVolumeClaim>>,
     /// The cluster's nodes.
     pub nodes: Vec<Arc<Node>>,
+    /// The members' ConfigMaps. One that is not here is taken to be as it should.
+    pub configs: Vec<Arc<ConfigMap>>,
 }
 
 /// Objects that cannot be what they say.
@@ -87,7 +90,8 @@ pub fn observed(
             .map(place),
         ..Observed::default()
     };
-    for (id, parts) in &parts {
+    let finished = |parts: &Parts<'_>| !health::is_unfinished(cluster, parts);
+    for (id, parts) in parts.iter().filter(|(_, parts)| finished(parts)) {
         let address = settings.address(cluster, *id);
         let mut member = health::member(cluster, parts, seen, address);
         member.answer = parts
@@ -106,12 +110,20 @@ pub fn observed(
         .initial
         .take()
         .or_else(|| founders(&observed.members));
-    // What a pod mounts is written anew on every pass, so it always says the role that the membership does.
     let known = observed.known().cloned().unwrap_or_default();
     for (id, member) in &mut observed.members {
-        member.rendered_role = known.role(*id);
+        let name = names::member(&cluster.name, *id);
+        member.rendered_role = rendered(&name, seen).or(known.role(*id));
     }
     Ok(observed)
+}
+
+/// The role that a member's configuration says.
+fn rendered(name: &str, seen: &Seen) -> Option<Role> {
+    let mut configs = seen.configs.iter();
+    let config = configs.find(|config| config.metadata.name.as_deref() == Some(name))?;
+    let text = config.data.as_ref()?.get(names::CONFIG_KEY)?;
+    Some(peer_type(text))
 }
 
 /// The first membership, from the members that were made with the ensemble: its record in the status was lost. While

@@ -56,7 +56,7 @@ fn unschedulable(pod: &Pod) -> Option<Trouble> {
 /// A container that waits for anything but its turn.
 fn waiting(container: &ContainerStatus) -> Option<Trouble> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    let why = brief(waiting.message.as_deref().unwrap_or_default());
+    let why = because(waiting.message.as_deref().unwrap_or_default());
     let image = &container.image;
     Some(match waiting.reason.as_deref()? {
         "ErrImagePull"
@@ -68,7 +68,7 @@ fn waiting(container: &ContainerStatus) -> Option<Trouble> {
         | "SignatureValidationFailed" => trouble(
             TroubleKind::Template,
             format!(
-                "the image {image} cannot be pulled: {why}; correct spec.image or spec.imagePullSecrets"
+                "the image {image} cannot be pulled{why}; correct spec.image or spec.imagePullSecrets"
             ),
         ),
         "CreateContainerConfigError"
@@ -80,7 +80,7 @@ fn waiting(container: &ContainerStatus) -> Option<Trouble> {
         | "PostStartHookError" => trouble(
             TroubleKind::Template,
             format!(
-                "its container cannot be made: {why}; correct spec.pod, spec.image or what they refer to"
+                "its container cannot be made{why}; correct spec.pod, spec.image or what they refer to"
             ),
         ),
         "CrashLoopBackOff" => crash(container),
@@ -136,12 +136,22 @@ fn last_words(text: &str) -> String {
     brief(line.unwrap_or_default())
 }
 
+/// What was said, after a colon.
+fn because(text: &str) -> String {
+    let words = brief(text);
+    if words.is_empty() {
+        words
+    } else {
+        format!(": {words}")
+    }
+}
+
 /// A text on one line, of a length that fits into a status.
 fn brief(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match text.char_indices().nth(MESSAGE_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text,
+        None => text.trim_end_matches('.').to_owned(),
     }
 }
 

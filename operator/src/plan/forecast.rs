@@ -120,6 +120,7 @@ fn settle(world: &mut Observed) {
     };
     for member in world.members.values_mut() {
         match member.instance {
+            Instance::Failed if member.condemned.is_some() => {}
             Instance::Stopping | Instance::Failed => member.instance = Instance::Stopped,
             Instance::New | Instance::Stopped | Instance::Running => {}
         }

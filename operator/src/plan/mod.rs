@@ -9,7 +9,7 @@
 //! 4. `repair`: give up members whose data is lost
 //! 5. `membership`: promote, join, leave, create
 //! 6. `rollout`: restart what runs with an old template
-//! 7. volumes that are to grow
+//! 7. data of members that were replaced, volumes that are to grow
 //! 8. all members up: done, or wait for the ones that are not
 //!
 //! While the manifest says to pause, steps are planned and not taken.
@@ -204,6 +204,7 @@ pub fn next(cluster: &Cluster, desired: &Desired, observed: &Observed) -> Plan {
         membership::concern,
         rollout::concern,
         render,
+        repair::discard,
         grow,
         rest,
         repair::rest,

@@ -6,6 +6,7 @@
 use super::membership::unsettled;
 use super::{Reason, Step, Verdict};
 use crate::cluster::{Cluster, Role, ServerId};
+use crate::crd::spec::Retention;
 use crate::desired::Desired;
 use crate::membership::Membership;
 use crate::observed::{Condemned, Instance, Member, Observed};
@@ -15,7 +16,7 @@ pub(super) fn concern(cluster: &Cluster, _: &Desired, observed: &Observed) -> Ve
     let Some(committed) = &observed.committed else {
         return Verdict::Pass;
     };
-    match clear_away(cluster, observed, committed) {
+    match stop_retired(observed, committed) {
         Verdict::Pass => {}
         verdict => return verdict,
     }
@@ -47,8 +48,10 @@ pub enum Hindrance {
     Off,
     /// It is the only voter.
     OnlyCopy,
-    /// Another member is being replaced or added.
+    /// Another one was given up, and still belongs to the membership.
     OneAtATime,
+    /// It serves as yet, and more copies of its data are on their way.
+    GrowsFirst,
     /// There would be no quorum without it.
     Unsafe(Unsafe),
 }
@@ -84,40 +87,47 @@ fn hindrance(
     if committed.voters().count() == 1 {
         return Some(Hindrance::OnlyCopy);
     }
-    // A voter that is still to come is a vote that is missing already.
-    let here = |id: &ServerId| {
-        observed
-            .members
-            .get(id)
-            .is_some_and(|member| !member.retired)
-    };
-    if committed.voters().filter(here).count() < cluster.voters.replicas {
+    // A voter that was given up goes before the next one does.
+    let given_up = |id: &ServerId| observed.members.get(id).is_none_or(|member| member.retired);
+    if committed.voters().any(|id| given_up(&id)) {
         return Some(Hindrance::OneAtATime);
+    }
+    if observed.healthy(id) && committed.voters().count() < cluster.voters.replicas {
+        return Some(Hindrance::GrowsFirst);
     }
     may_leave(observed, id).err().map(Hindrance::Unsafe)
 }
 
-/// What is left of members that were given up, and that the membership no longer knows.
-fn clear_away(cluster: &Cluster, observed: &Observed, committed: &Membership) -> Verdict {
+/// Stops what still runs of members that were given up, once the membership has let them go. One that was told to stop
+/// on a lost node may do so much later; nothing waits for it.
+fn stop_retired(observed: &Observed, committed: &Membership) -> Verdict {
+    let runs = |member: &Member| matches!(member.instance, Instance::Running | Instance::Failed);
     let gone = observed.members.iter();
     let gone = gone.filter(|(id, member)| member.retired && committed.role(**id).is_none());
-    let runs = |member: &Member| matches!(member.instance, Instance::Running | Instance::Failed);
-    let running: Vec<ServerId> = gone
-        .clone()
+    let ids: Vec<ServerId> = gone
         .filter(|(_, member)| runs(member))
         .map(|(id, _)| *id)
         .collect();
-    if !running.is_empty() {
-        let stop = || Verdict::Do(Step::Stop { ids: running });
-        return unsettled(observed, committed).unwrap_or_else(stop);
+    if ids.is_empty() {
+        return Verdict::Pass;
     }
-    // One that was told to stop on a lost node may do so much later; nothing waits for it.
-    let mut over = gone.filter(|(_, member)| {
-        member.replaced && matches!(member.instance, Instance::New | Instance::Stopped)
-    });
+    unsettled(observed, committed).unwrap_or(Verdict::Do(Step::Stop { ids }))
+}
+
+/// The data of members that were replaced goes by policy: after their successors have theirs, and once it is certain
+/// that they run no more.
+pub(super) fn discard(cluster: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
+    let Some(committed) = &observed.committed else {
+        return Verdict::Pass;
+    };
     let policy = |member: &Member| cluster.role(member.role).storage.when_scaled_down;
-    let delete = over.find(|(_, member)| policy(member) == crate::crd::spec::Retention::Delete);
-    match delete {
+    let mut members = observed.members.iter();
+    let over = members.find(|(id, member)| {
+        let over = matches!(member.instance, Instance::New | Instance::Stopped);
+        let gone = member.replaced && over && committed.role(**id).is_none();
+        gone && policy(member) == Retention::Delete
+    });
+    match over {
         Some((id, member)) => Verdict::Do(Step::Retire {
             id: *id,
             data: policy(member),

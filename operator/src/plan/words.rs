@@ -74,25 +74,6 @@ impl Step {
         }
     }
 
-    /// Whether it takes something away, or decides something once and for all: then look again, past every cache, and
-    /// take it only if the plan is still the same.
-    pub fn needs_proof(&self) -> bool {
-        match self {
-            Self::Bootstrap { .. }
-            | Self::Remove { .. }
-            | Self::Stop { .. }
-            | Self::Retire { .. }
-            | Self::Replace { .. }
-            | Self::Restart { .. } => true,
-            Self::Start { .. }
-            | Self::Create { .. }
-            | Self::Join { .. }
-            | Self::Promote { .. }
-            | Self::GrowVolume { .. }
-            | Self::Render { .. } => false,
-        }
-    }
-
     /// Whether a leader may change because of it.
     pub fn disturbs(&self, leader: ServerId) -> bool {
         match self {
@@ -207,7 +188,8 @@ impl fmt::Display for Hindrance {
             Self::OnlyCopy => f.write_str(
                 "it has the only copy of the data: raise spec.voters.replicas while it serves, or restore a backup",
             ),
-            Self::OneAtATime => f.write_str("another voter is still to come"),
+            Self::OneAtATime => f.write_str("another voter that was given up is still part of the ensemble"),
+            Self::GrowsFirst => f.write_str("it serves as yet: other voters come first"),
             Self::Unsafe(why) => write!(f, "it cannot be replaced now: {why}"),
         }
     }

@@ -15,9 +15,7 @@ pub(super) fn check(value: &Value, schema: &Value, path: &str, problems: &mut Ve
     }
     match schema["type"].as_str() {
         Some("object") if schema["x-kubernetes-preserve-unknown-fields"] == true => {
-            if !value.is_object() {
-                wrong_type(value, "a map of fields", path, problems);
-            }
+            check_any_object(value, path, problems);
         }
         Some("object") => check_object(value, schema, path, problems),
         Some("array") => match value {
@@ -92,6 +90,13 @@ fn check_object(value: &Value, schema: &Value, path: &str, problems: &mut Vec<Pr
                 problems.push(unknown_field(&path, field, known));
             }
         }
+    }
+}
+
+/// What it holds is checked where it is used.
+fn check_any_object(value: &Value, path: &str, problems: &mut Vec<Problem>) {
+    if !value.is_object() {
+        wrong_type(value, "a map of fields", path, problems);
     }
 }
 

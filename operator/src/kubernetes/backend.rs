@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
@@ -16,12 +16,11 @@ use crate::desired::Desired;
 use crate::ensemble::Told;
 use crate::observed::Observed;
 use crate::plan::Step;
-use crate::status::Now;
+use crate::status::{Now, blocked, worth_writing};
 
 use super::api::{ApiError, call};
 use super::context::{Context, Memory};
 use super::events::News;
-use super::halted::{INVALID_SPEC, halted, stalled};
 use super::members::Members;
 use super::names;
 use super::seen::{self, Seen};
@@ -67,14 +66,7 @@ impl<M: Members> KubernetesBackend<'_, M> {
         if let Err(BackendError::Contradiction(words)) = &observed {
             let before = self.ensemble.status.clone().unwrap_or_default();
             let generation = self.ensemble.metadata.generation;
-            let status = halted(
-                &before,
-                &before,
-                generation,
-                "Contradiction",
-                words,
-                self.now,
-            );
+            let status = blocked(&before, generation, "Contradiction", words, self.now);
             write_status(self.ctx, &self.ensemble, self.memory, &status, self.now).await?;
         }
         observed
@@ -158,7 +150,7 @@ impl<M: Members> Backend for KubernetesBackend<'_, M> {
             let words =
                 format!("the manifest is wrong, and the one before stays in force: {problems}");
             let generation = self.ensemble.metadata.generation;
-            stalled(status, &before, generation, INVALID_SPEC, &words, self.now)
+            with_wrong_manifest(status, &before, generation, &words, self.now)
         });
         let status = wrong.as_ref().unwrap_or(status);
         let written = write_status(self.ctx, &self.ensemble, self.memory, status, self.now).await?;
@@ -193,8 +185,8 @@ pub(super) async fn write_status<M>(
     status: &ZooKeeperEnsembleStatus,
     now: Now,
 ) -> Result<Option<Arc<ZooKeeperEnsemble>>, ApiError> {
-    let since_s = memory.written_at.map(|at| now.as_second() - at.as_second());
-    if !is_worth_writing(ensemble.status.as_ref(), status, since_s) {
+    let before = ensemble.status.as_ref();
+    if before.is_some_and(|before| !worth_writing(before, status, now)) {
         return Ok(None);
     }
     let mut object = ZooKeeperEnsemble::clone(ensemble);
@@ -211,27 +203,10 @@ pub(super) async fn write_status<M>(
     ctx.fence.check(&what)?;
     let written = Arc::new(call(what, api.replace_status(&name, &post, &object)).await?);
     memory.written.note(ensemble, Arc::clone(&written));
-    memory.written_at = Some(now);
     Ok(Some(written))
 }
 
-/// Whether a status differs in what matters, or has been a little old for a while. `since_s`: time since the last
-/// write, if there was one.
-fn is_worth_writing(
-    before: Option<&ZooKeeperEnsembleStatus>,
-    status: &ZooKeeperEnsembleStatus,
-    since_s: Option<i64>,
-) -> bool {
-    match (before, since_s) {
-        (None, _) => true,
-        (Some(before), Some(since)) if since < REFRESH_EVERY_S => {
-            settled(before) != settled(status)
-        }
-        (Some(before), _) => before != status,
-    }
-}
-
-/// What is there now, read from the API server itself: the object, its pods and its claims.
+/// What is there now, read from the API server itself: the object, its pods, claims and ConfigMaps.
 pub(super) async fn read_live<M>(
     ctx: &Context<M>,
     ensemble: &ZooKeeperEnsemble,
@@ -259,56 +234,41 @@ pub(super) async fn read_live<M>(
         claims.list(&select),
     )
     .await?;
+    let configs: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), &namespace);
+    let configs = call(
+        format!("listing the ConfigMaps of {name}"),
+        configs.list(&select),
+    )
+    .await?;
     let seen = Seen {
         pods: pods.items.into_iter().map(Arc::new).collect(),
         claims: claims.items.into_iter().map(Arc::new).collect(),
+        configs: configs.items.into_iter().map(Arc::new).collect(),
         nodes: nodes.nodes.clone(),
     };
     Ok((Arc::new(live), seen))
 }
 
-/// A status without what changes with every write of every client.
-fn settled(status: &ZooKeeperEnsembleStatus) -> ZooKeeperEnsembleStatus {
+/// A status whose plan goes on by an older manifest, while the new one is wrong.
+fn with_wrong_manifest(
+    status: &ZooKeeperEnsembleStatus,
+    before: &ZooKeeperEnsembleStatus,
+    generation: Option<i64>,
+    words: &str,
+    now: Now,
+) -> ZooKeeperEnsembleStatus {
+    let refused = blocked(before, generation, INVALID_SPEC, words, now);
     let mut status = status.clone();
-    for member in &mut status.members {
-        member.zxid = None;
-        member.lag = None;
+    status.observed_generation = generation;
+    for condition in refused.conditions {
+        let says_so = condition.reason == INVALID_SPEC;
+        let mut all = status.conditions.iter_mut();
+        if let Some(own) = all.find(|own| says_so && own.type_ == condition.type_) {
+            *own = condition;
+        }
     }
     status
 }
 
-/// How old a transaction id in the status may become.
-const REFRESH_EVERY_S: i64 = 60;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crd::status::MemberStatus;
-
-    fn status(zxid: &str, state: &str) -> ZooKeeperEnsembleStatus {
-        let member = MemberStatus {
-            zxid: Some(zxid.into()),
-            state: state.into(),
-            ..MemberStatus::default()
-        };
-        ZooKeeperEnsembleStatus {
-            members: vec![member],
-            ..ZooKeeperEnsembleStatus::default()
-        }
-    }
-
-    #[test]
-    fn what_every_write_changes_is_written_once_a_minute() {
-        let before = status("0x1", "follower");
-        assert!(is_worth_writing(None, &before, None));
-        assert!(!is_worth_writing(Some(&before), &before, None));
-        let moved = status("0x2", "follower");
-        assert!(!is_worth_writing(Some(&before), &moved, Some(59)));
-        assert!(is_worth_writing(Some(&before), &moved, Some(60)));
-        assert!(is_worth_writing(
-            Some(&before),
-            &status("0x1", "leader"),
-            Some(1)
-        ));
-    }
-}
+/// Reason of the conditions while the manifest is wrong.
+pub(super) const INVALID_SPEC: &str = "InvalidSpec";

@@ -47,7 +47,7 @@ struct Scope {
     pods: Store<Pod>,
     claims: Store<PersistentVolumeClaim>,
     services: Store<PartialObjectMeta<Service>>,
-    config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    config_maps: Store<ConfigMap>,
     budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
     policies: Store<PartialObjectMeta<NetworkPolicy>>,
 }
@@ -128,6 +128,11 @@ impl Caches {
         belonging(self.scopes.iter().map(|scope| &scope.claims), key)
     }
 
+    /// An ensemble's ConfigMaps.
+    pub(super) fn config_maps(&self, key: &Key) -> Vec<Arc<ConfigMap>> {
+        belonging(self.scopes.iter().map(|scope| &scope.config_maps), key)
+    }
+
     /// All nodes, by name.
     pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
         let mut nodes = self.nodes.state();
@@ -139,10 +144,10 @@ impl Caches {
     pub(super) fn owned(&self, key: &Key) -> Owned {
         let mut owned = Owned::new();
         for scope in &self.scopes {
-            note(&mut owned, &scope.services, key);
-            note(&mut owned, &scope.config_maps, key);
-            note(&mut owned, &scope.budgets, key);
-            note(&mut owned, &scope.policies, key);
+            note(&mut owned, "Service", &scope.services, key);
+            note(&mut owned, "ConfigMap", &scope.config_maps, key);
+            note(&mut owned, "PodDisruptionBudget", &scope.budgets, key);
+            note(&mut owned, "NetworkPolicy", &scope.policies, key);
         }
         owned
     }
@@ -325,13 +330,14 @@ where
     objects
 }
 
-fn note<K>(owned: &mut Owned, store: &Store<PartialObjectMeta<K>>, key: &Key)
+/// Notes what a cache shows of the objects of one kind.
+fn note<K>(owned: &mut Owned, kind: &str, store: &Store<K>, key: &Key)
 where
-    K: Resource<DynamicType = ()> + Clone + 'static,
+    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + 'static,
 {
     for object in belonging(std::iter::once(store), key) {
-        let at = (K::kind(&()).into_owned(), object.name_any());
-        owned.insert(at, OwnedObject::of(&object.metadata));
+        let at = (kind.to_owned(), object.name_any());
+        owned.insert(at, OwnedObject::of(object.meta()));
     }
 }
 

@@ -8,7 +8,6 @@ use kube::{Client, ResourceExt};
 
 use crate::cluster::Cluster;
 use crate::crd::ZooKeeperEnsemble;
-use crate::status::Now;
 
 use super::Settings;
 use super::events::Events;
@@ -58,12 +57,12 @@ pub struct View {
 /// What is remembered of one ensemble. Nothing that safety needs: it is lost when the operator ends.
 #[derive(Debug, Default)]
 pub struct Memory {
+    /// Of which one: another of the same name is another one.
+    pub(super) uid: Option<String>,
     /// The last manifest that was valid: it stays in force while a wrong one is there.
     pub(super) cluster: Option<Cluster>,
     /// The object with the last status that was written.
     pub(super) written: Written,
-    /// When that was.
-    pub(super) written_at: Option<Now>,
     /// The shared objects that were applied.
     pub(super) applied: BTreeMap<(String, String), Applied>,
     /// What went wrong the last time.

@@ -124,6 +124,7 @@ impl<'a, M: Members> Controller<'a, M> {
             seen: Seen {
                 pods: self.caches.pods(&key),
                 claims: self.caches.claims(&key),
+                configs: self.caches.config_maps(&key),
                 nodes: self.caches.nodes(),
             },
             owned: self.caches.owned(&key),

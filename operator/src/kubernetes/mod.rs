@@ -12,7 +12,6 @@ mod condition;
 pub mod context;
 mod controller;
 pub mod events;
-mod halted;
 mod health;
 pub mod lease;
 pub mod members;

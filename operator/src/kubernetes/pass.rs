@@ -13,13 +13,12 @@ use crate::desired::{Desired, desired};
 use crate::plan::{self, Plan};
 use crate::reconcile;
 use crate::safety;
-use crate::status::Now;
+use crate::status::{Now, blocked};
 use crate::validate::validate;
 
-use super::backend::{KubernetesBackend, read_live, write_status};
+use super::backend::{INVALID_SPEC, KubernetesBackend, read_live, write_status};
 use super::context::{Context, Memory, View};
 use super::events::News;
-use super::halted::{INVALID_SPEC, halted};
 use super::members::Members;
 use super::metrics::Voters;
 use super::shared::Owned;
@@ -57,6 +56,11 @@ pub async fn pass<M: Members>(
     memory: &mut Memory,
     now: Now,
 ) -> Result<Outcome, BackendError> {
+    if memory.uid != ensemble.metadata.uid {
+        // Another one of the same name.
+        *memory = Memory::default();
+        memory.uid.clone_from(&ensemble.metadata.uid);
+    }
     let ensemble = memory.written.newest(ensemble);
     if ensemble.metadata.deletion_timestamp.is_some() {
         // What it owns goes with it, without help.
@@ -177,6 +181,9 @@ async fn finish<M: Members>(
     let trouble = backend.memory.trouble.clone();
     let (cluster, now) = (backend.cluster, backend.now);
     let say = &mut |plan: &Plan| {
+        if let Some(step) = &plan.next {
+            tracing::Span::current().record("step", step.kind());
+        }
         let words = plan.to_string();
         if previous.plan.summary != words {
             tracing::info!("{words}");
@@ -191,6 +198,9 @@ async fn finish<M: Members>(
         say,
     )
     .await?;
+    if outcome.plan.next.is_none() {
+        backend.memory.told_step = None;
+    }
     let observed = backend.observe().await?;
     let shared = backend.keep_shared(&observed, owned).await.err();
     let committed = observed.committed.as_ref();
@@ -218,7 +228,7 @@ async fn halt<M: Members>(
     let words = wanted.problems.as_deref().unwrap_or_default();
     let before = ensemble.status.clone().unwrap_or_default();
     let generation = ensemble.metadata.generation;
-    let status = halted(&before, &before, generation, INVALID_SPEC, words, now);
+    let status = blocked(&before, generation, INVALID_SPEC, words, now);
     write_status(ctx, &ensemble, memory, &status, now).await?;
     Err(BackendError::Refused(words.to_owned()))
 }
@@ -232,6 +242,7 @@ async fn note_trouble<M>(
 ) {
     let Some(error) = error else {
         memory.trouble = None;
+        memory.told_trouble = None;
         memory.failures = 0;
         return;
     };
@@ -240,6 +251,9 @@ async fn note_trouble<M>(
         Class::Outdated | Class::Deposed => {
             tracing::debug!(class = class.name(), "{words}");
             return;
+        }
+        _ if memory.trouble.as_ref() == Some(&words) => {
+            tracing::debug!(class = class.name(), "still: {words}");
         }
         Class::Transport | Class::Refused | Class::Contradiction => {
             tracing::warn!(class = class.name(), "{words}");

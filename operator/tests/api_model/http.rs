@@ -424,7 +424,11 @@ fn text_of(object: &Arc<Value>) -> Arc<[u8]> {
 
 fn respond(answer: Result<Vec<u8>, Refusal>) -> Response<Body> {
     let (code, body) = answer.map_or_else(
-        |Refusal { code, reason, message }| {
+        |Refusal {
+             code,
+             reason,
+             message,
+         }| {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                 "message": message, "reason": reason, "code": code,

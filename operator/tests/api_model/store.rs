@@ -92,14 +92,18 @@ impl Store {
         let versions = versions.take_while(move |(key, _)| key.resource == resource);
         versions.filter_map(move |(_, versions)| {
             let known = versions.partition_point(|(at, _)| *at <= version);
-            versions[..known].last().and_then(|(_, object)| object.as_ref())
+            versions[..known]
+                .last()
+                .and_then(|(_, object)| object.as_ref())
         })
     }
 
     /// What the last change of an object changed: paths, with the value before and after.
     pub fn last_change(&self, key: &Key) -> Vec<String> {
         let mut changes = Vec::new();
-        if let Some([.., (_, Some(before)), (_, Some(after))]) = self.history.get(key).map(Vec::as_slice) {
+        if let Some([.., (_, Some(before)), (_, Some(after))]) =
+            self.history.get(key).map(Vec::as_slice)
+        {
             differences(before, after, "", &mut changes);
         }
         changes
@@ -390,7 +394,12 @@ fn differences(before: &Value, after: &Value, path: &str, found: &mut Vec<String
         (Value::Object(old), Value::Object(new)) => {
             let fields: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             for field in fields {
-                differences(&before[field], &after[field], &format!("{path}.{field}"), found);
+                differences(
+                    &before[field],
+                    &after[field],
+                    &format!("{path}.{field}"),
+                    found,
+                );
             }
         }
         (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {

@@ -20,7 +20,11 @@ async fn story(seed: u64) -> Tally {
     let first = spec(1 + 2 * random.below(2) as u32, observers);
     world.create_ensemble(first.clone());
     world.ensemble.load = true;
-    let watch = if seed.is_multiple_of(2) { Watch::Gappy } else { Watch::Fresh };
+    let watch = if seed.is_multiple_of(2) {
+        Watch::Gappy
+    } else {
+        Watch::Fresh
+    };
     let mut sim = Sim::new(world, watch);
     let outcome = tell(&mut sim, first, &mut random).await;
     let outcome = outcome.map_err(|why| sim.tell(&format!("seed {seed}"), &why));

@@ -1,5 +1,6 @@
 //! An operator of the model's world: passes of the real code over caches of any age, and its death and next life.
 
+use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -152,6 +153,7 @@ impl Operator {
                 .iter()
                 .map(typed::<PersistentVolumeClaim>)
                 .collect(),
+            configs: of("configmaps").iter().map(typed::<ConfigMap>).collect(),
             nodes: of("nodes").iter().map(typed::<Node>).collect(),
         };
         let mut owned = Owned::new();
@@ -183,17 +185,17 @@ fn typed<K>(object: &Arc<Value>) -> Arc<K>
 where
     K: DeserializeOwned + ResourceExt + Send + Sync + 'static,
 {
-    type Kept = HashMap<*const Value, (Arc<Value>, Arc<dyn std::any::Any + Send + Sync>)>;
+    type Kept = HashMap<(*const Value, TypeId), (Arc<Value>, Arc<dyn Any + Send + Sync>)>;
     thread_local!(static KEPT: RefCell<Kept> = RefCell::default());
     KEPT.with_borrow_mut(|kept| {
         if kept.len() > KEPT_MAX {
             kept.clear();
         }
-        let make = || -> Arc<dyn std::any::Any + Send + Sync> {
+        let make = || -> Arc<dyn Any + Send + Sync> {
             Arc::new(serde_json::from_value::<K>((**object).clone()).unwrap())
         };
         let (_, typed) = kept
-            .entry(Arc::as_ptr(object))
+            .entry((Arc::as_ptr(object), TypeId::of::<K>()))
             .or_insert_with(|| (object.clone(), make()));
         Arc::clone(typed).downcast::<K>().unwrap()
     })

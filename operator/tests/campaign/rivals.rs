@@ -104,7 +104,10 @@ fn two_operators_at_once_do_no_harm() {
         .iter()
         .flat_map(|scenario| (1..=ROUNDS).map(move |seed| (scenario, seed)))
         .collect();
-    in_parallel("two operators", &duels, |(scenario, seed)| run(duel(scenario, *seed))).finish();
+    in_parallel("two operators", &duels, |(scenario, seed)| {
+        run(duel(scenario, *seed))
+    })
+    .finish();
 }
 
 const DUEL_PASSES: u64 = 25;

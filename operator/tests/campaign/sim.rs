@@ -70,7 +70,9 @@ impl Sim {
     pub async fn step(&mut self) -> Result<(), String> {
         let outcome = self.operator.pass().await;
         if let Some(Err(error)) = &outcome {
-            self.world.lock().note(format!("the pass ends early: {error}"));
+            self.world
+                .lock()
+                .note(format!("the pass ends early: {error}"));
         }
         self.last = outcome.and_then(Result::ok);
         self.counts.passes += 1;
@@ -157,7 +159,10 @@ impl Sim {
             return Ok(());
         }
         let changed = world.store.last_change(&ensemble_key());
-        Err(format!("{} writes at rest; the ensemble's last change: {changed:?}", world.writes - before))
+        Err(format!(
+            "{} writes at rest; the ensemble's last change: {changed:?}",
+            world.writes - before
+        ))
     }
 
     /// Everything that one wants to know of a failure.

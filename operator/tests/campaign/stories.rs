@@ -182,8 +182,10 @@ fn play_whole(scenario: &Scenario) -> Tally {
 fn every_scenario_survives_a_crash_after_every_request() {
     let only = std::env::var("CAMPAIGN_SCENARIO").unwrap_or_default();
     let scenarios = all();
-    let scenarios: Vec<&Scenario> =
-        scenarios.iter().filter(|scenario| scenario.name.contains(&only)).collect();
+    let scenarios: Vec<&Scenario> = scenarios
+        .iter()
+        .filter(|scenario| scenario.name.contains(&only))
+        .collect();
     in_parallel("scenarios", &scenarios, |scenario| play_whole(scenario)).finish();
 }
 

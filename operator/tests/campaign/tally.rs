@@ -26,7 +26,11 @@ impl Tally {
     /// One run that went well, or did not.
     pub fn of(counts: Counts, outcome: Result<(), String>) -> Self {
         let failures = outcome.err().into_iter().collect();
-        Self { counts, failures, ..Self::default() }
+        Self {
+            counts,
+            failures,
+            ..Self::default()
+        }
     }
 
     /// Says what was done; fails when anything went wrong.
@@ -35,8 +39,18 @@ impl Tally {
         for failure in &self.failures {
             println!("FAILED {}", failure.lines().next().unwrap_or_default());
         }
-        let told = self.failures.iter().take(FAILURES_TOLD).cloned().collect::<Vec<_>>();
-        assert!(told.is_empty(), "{} failures, the first ones:\n{}", self.failures.len(), told.join("\n\n"));
+        let told = self
+            .failures
+            .iter()
+            .take(FAILURES_TOLD)
+            .cloned()
+            .collect::<Vec<_>>();
+        assert!(
+            told.is_empty(),
+            "{} failures, the first ones:\n{}",
+            self.failures.len(),
+            told.join("\n\n")
+        );
         assert!(self.counts.passes > 0, "something was done");
     }
 }

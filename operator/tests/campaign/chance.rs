@@ -1,0 +1,214 @@
+//! Thousands of random changes of the spec, with random faults in between: nothing that must not happen happens, and
+//! in the end there is what the last spec asks for.
+
+use operator::cluster::{Role, ServerId};
+use serde_json::{Value, json};
+
+use super::api_model::{Random, Trouble, World};
+use super::manifest::Specs;
+use super::model::run;
+use super::process::Watch;
+use super::scenarios::spec;
+use super::sim::{Counts, Sim};
+use super::tally::{Tally, in_parallel};
+
+/// One story: an ensemble, and changes and faults at random.
+async fn story(seed: u64) -> Tally {
+    let mut random = Random::new(seed);
+    let mut world = World::new(NODES);
+    let observers = random.below(3) as u32;
+    let first = spec(1 + 2 * random.below(2) as u32, observers);
+    world.create_ensemble(first.clone());
+    world.ensemble.load = true;
+    let watch = if seed.is_multiple_of(2) {
+        Watch::Gappy
+    } else {
+        Watch::Fresh
+    };
+    let mut sim = Sim::new(world, watch);
+    let outcome = tell(&mut sim, first, &mut random).await;
+    let outcome = outcome.map_err(|why| sim.tell(&format!("seed {seed}"), &why));
+    let counts = Counts {
+        runs: 1,
+        passes: sim.counts.passes,
+        requests: sim.world.lock().requests,
+        transitions: CHANGES,
+        ..Counts::default()
+    };
+    Tally::of(counts, outcome)
+}
+
+async fn tell(sim: &mut Sim, mut now: Value, random: &mut Random) -> Result<(), String> {
+    let mut specs = Specs::new();
+    for _ in 0..CHANGES {
+        now = specs.next(&now, random);
+        sim.world.lock().edit_spec(|spec| *spec = now.clone());
+        for _ in 0..random.below(PASSES_BETWEEN_MAX) {
+            disturb(sim, random);
+            sim.step().await?;
+        }
+    }
+    calm(sim);
+    now["updatePolicy"]["pause"] = json!(false);
+    now["repair"]["replaceDamaged"] = json!(true);
+    sim.world.lock().edit_spec(|spec| *spec = now);
+    sim.converge().await?;
+    sim.world.lock().ensemble.load = false;
+    sim.rest().await
+}
+
+/// Perhaps something goes wrong now; never so much that a majority would lose its data or its power.
+fn disturb(sim: &mut Sim, random: &mut Random) {
+    if !random.chance(12) {
+        return;
+    }
+    let mut world = sim.world.lock();
+    let ids: Vec<u32> = world
+        .ensemble
+        .servers
+        .values()
+        .map(|server| server.id)
+        .collect();
+    let Some(id) = random.pick(&ids).copied() else {
+        return;
+    };
+    match random.below(9) {
+        0 => {
+            world.note(format!("somebody deletes pod {id}"));
+            let _ = world.store.delete(&World::pod_key(id), &Default::default());
+        }
+        1 => {
+            let ticks = 1 + random.below(10) as u32;
+            world.note(format!("member {id} falls silent for {ticks}"));
+            world
+                .ensemble
+                .servers
+                .values_mut()
+                .filter(|it| it.id == id)
+                .for_each(|it| it.silent = ticks);
+        }
+        2 if world.spares(id) => {
+            world.note(format!("somebody deletes the claim of member {id}"));
+            let _ = world
+                .store
+                .delete(&World::claim_key(id), &Default::default());
+        }
+        3 if world.spares(id) => {
+            world.note(format!("the volume of member {id} is damaged"));
+            world.damage(id);
+        }
+        4 => {
+            let percent = random.below(3) as u32 * 10;
+            world.note(format!("{percent} of 100 requests fail"));
+            world.trouble = Some(Trouble {
+                random: Random::new(random.next()),
+                percent,
+            });
+        }
+        5 => {
+            let lost = world
+                .machines
+                .values()
+                .any(|machine| machine.lost.is_some());
+            let name = format!("node-{}", 1 + random.below(NODES));
+            let (power, spared) = (random.chance(50), world.spares_node(&name));
+            match lost {
+                true => find_nodes(&mut world),
+                false if spared => world.set_lost(&name, Some(power)),
+                false => {}
+            }
+        }
+        6 => {
+            let slow = random.below(5) as u32;
+            world
+                .ensemble
+                .servers
+                .values_mut()
+                .filter(|it| it.id == id)
+                .for_each(|it| it.slow = slow);
+        }
+        7 => {
+            let _ = world.evict(&World::pod_key(id));
+        }
+        _ => {
+            world.note("the operator is killed");
+            let version = world.store.version();
+            let old = version - random.next() % (1 + version.min(40));
+            let watch = [Watch::Fresh, Watch::Gappy, Watch::Stale(old)][random.below(3)];
+            drop(world);
+            sim.restart(watch);
+        }
+    }
+}
+
+/// Everything works again.
+fn calm(sim: &mut Sim) {
+    let mut world = sim.world.lock();
+    world.trouble = None;
+    find_nodes(&mut world);
+}
+
+fn find_nodes(world: &mut World) {
+    let names: Vec<String> = world.machines.keys().cloned().collect();
+    let lost = names
+        .iter()
+        .filter(|name| world.machines[*name].lost.is_some());
+    let lost: Vec<&String> = lost.collect();
+    lost.into_iter().for_each(|name| world.set_lost(name, None));
+}
+
+impl World {
+    /// Whether a majority holds everything, with one more to spare, without this member, and will go on doing so: a
+    /// claim that somebody has deleted counts as lost.
+    fn spares(&self, id: u32) -> bool {
+        let Some(committed) = &self.ensemble.committed else {
+            return false;
+        };
+        let doomed = |id: &ServerId| {
+            let claim = self.store.find(&World::claim_key(id.0));
+            claim.is_none_or(|claim| !claim["metadata"]["deletionTimestamp"].is_null())
+        };
+        let holders = self
+            .holders()
+            .into_iter()
+            .filter(|other| other.0 != id && !doomed(other) && self.serves(*other));
+        let votes = committed.role(ServerId(id)) == Some(Role::Voter);
+        !votes || holders.count() >= committed.quorum()
+    }
+
+    /// Whether the members on a node can be away.
+    fn spares_node(&self, name: &str) -> bool {
+        let voters = self.voters();
+        let there = |id: &ServerId| self.server(*id).is_some_and(|server| server.node == name);
+        let left = voters
+            .iter()
+            .filter(|id| !there(id) && self.serves(**id))
+            .count();
+        self.ensemble
+            .committed
+            .as_ref()
+            .is_some_and(|committed| left >= committed.quorum())
+    }
+}
+
+/// How many stories there are: `CAMPAIGN_CASES` asks for more.
+fn cases() -> u64 {
+    let cases = std::env::var("CAMPAIGN_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok());
+    cases.unwrap_or(CASES)
+}
+
+#[test]
+fn random_changes_and_faults_end_as_the_last_spec_says() {
+    let only = std::env::var("CAMPAIGN_SEED").ok();
+    let only = only.and_then(|seed| seed.parse::<u64>().ok());
+    let seeds: Vec<u64> = only.map_or_else(|| (1..=cases()).collect(), |seed| vec![seed]);
+    in_parallel("random changes", &seeds, |seed| run(story(*seed))).finish();
+}
+
+/// Stories of a quick run, and changes of the spec in each.
+const CASES: u64 = 100;
+const CHANGES: u64 = 20;
+const PASSES_BETWEEN_MAX: usize = 25;
+const NODES: usize = 5;

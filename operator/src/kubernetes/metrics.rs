@@ -32,29 +32,32 @@ pub struct Metrics {
     lease_held: IntGauge,
 }
 
+fn tell_version(registry: &Registry) {
+    let help = "1, with the operator's version";
+    let build = gauges(registry, "build_info", help, &["version"]);
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+}
+
+fn pass_times(registry: &Registry) -> Histogram {
+    let buckets = prometheus::exponential_buckets(0.001, 2.5, 11).expect("the bounds grow");
+    let help = "Time that one pass over one ensemble took";
+    let options = HistogramOpts::new(name("reconcile_seconds"), help).buckets(buckets);
+    let times = Histogram::with_opts(options).expect("the name is valid");
+    register(registry, times.clone());
+    times
+}
+
+fn lease_held(registry: &Registry) -> IntGauge {
+    let help = "1 while this process holds the lease and acts";
+    let held = IntGauge::new(name("lease_held"), help).expect("the name is valid");
+    register(registry, held.clone());
+    held
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
-        let build = gauges(
-            &registry,
-            "build_info",
-            "1, with the operator's version",
-            &["version"],
-        );
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let histogram = HistogramOpts::new(
-            name("reconcile_seconds"),
-            "Time that one pass over one ensemble took",
-        )
-        .buckets(prometheus::exponential_buckets(0.001, 2.5, 11).expect("the bounds grow"));
-        let reconcile = Histogram::with_opts(histogram).expect("the name is valid");
-        register(&registry, reconcile.clone());
-        let lease_held = IntGauge::new(
-            name("lease_held"),
-            "1 while this process holds the lease and acts",
-        )
-        .expect("the name is valid");
-        register(&registry, lease_held.clone());
+        tell_version(&registry);
         let gauge = |short, help, more: &[&str]| {
             gauges(&registry, short, help, &[&ENSEMBLE, more].concat())
         };
@@ -114,8 +117,8 @@ impl Default for Metrics {
                 "Requests to the API server",
                 &["verb", "resource"],
             ),
-            reconcile,
-            lease_held,
+            reconcile: pass_times(&registry),
+            lease_held: lease_held(&registry),
             registry,
         }
     }

@@ -3,6 +3,10 @@
     clippy::unwrap_used,
     reason = "a test that cannot go on may say so by its line"
 )]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

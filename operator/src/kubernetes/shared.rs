@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
@@ -134,8 +134,12 @@ impl<M: Members> KubernetesBackend<'_, M> {
             };
             let goes = self.cluster.role(role).storage.when_deleted == Retention::Delete;
             if own && claim.metadata.deletion_timestamp.is_none() && goes != self.owns(&**claim) {
-                let owner = self.ensemble.controller_owner_ref(&());
-                let owners = goes.then(|| owner.map(|owner| vec![owner])).flatten();
+                let others = claim.metadata.owner_references.iter().flatten();
+                let others = others
+                    .filter(|owner| Some(&owner.uid) != uid.as_ref())
+                    .cloned();
+                let ours = self.ensemble.controller_owner_ref(&()).filter(|_| goes);
+                let owners: Vec<OwnerReference> = others.chain(ours).collect();
                 let patch = json!({
                     "metadata": { "resourceVersion": claim.resource_version(), "ownerReferences": owners },
                 });

@@ -366,6 +366,18 @@ fn a_client_port_is_said_once() {
 }
 
 #[test]
+fn all_addresses_include_the_one_that_clients_are_told() {
+    let listens = |keys: &str| {
+        let text = format!("dataDir=DIR/data\n{ENSEMBLE}{keys}server.4=d:1:2:observer;d:2181\n");
+        let config = Files::new(&text, Some("4")).read().unwrap();
+        config.client.unwrap().to_string()
+    };
+    assert_eq!(listens(""), "d:2181");
+    assert_eq!(listens("clientPortAddress=0.0.0.0\n"), "0.0.0.0:2181");
+    assert_eq!(listens("clientPortAddress=::\n"), "[::]:2181");
+}
+
+#[test]
 fn other_wrong_values_are_explained() {
     wrong(
         "dataDir=DIR/data\nclientPort=2181\nmetricsProvider.className=com.acme.Metrics\nDigestAuthenticationProvider.superDigest=secret\n",

@@ -64,6 +64,9 @@ fn voters_and_observers_come_and_go_under_load() -> Result<()> {
         let change = || ensemble.patch(&json!({"voters": {"replicas": voters}}));
         step(&format!("to {voters} voters"), &change)?;
     }
+    // Those that joined come back as well as those that were there from the beginning.
+    let change = || ensemble.patch(&json!({"restartedAt": "now"}));
+    step("a rolling restart of all", &change)?;
     let verdict = load.finish(&ensemble.addresses()?)?;
     say(format!(
         "longest time without a write in all of it: {}",

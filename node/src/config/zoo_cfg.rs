@@ -220,6 +220,13 @@ fn admin(values: &mut Values) -> Option<Admin> {
     })
 }
 
+/// Whether it stands for all addresses of the server.
+fn is_all_addresses(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<std::net::IpAddr>()
+        .is_ok_and(|address| address.is_unspecified())
+}
+
 /// Where clients connect: as the server's own line says, or else the keys.
 fn client(values: &mut Values, mode: &Mode) -> Option<HostPort> {
     let line = values
@@ -232,6 +239,7 @@ fn client(values: &mut Values, mode: &Mode) -> Option<HostPort> {
     if host.is_some() && values.line("clientPort").is_none() {
         values.problem(line, "clientPortAddress is set, but clientPort is not");
     }
+    let all_named = host.as_deref().is_some_and(is_all_addresses);
     let host = host.unwrap_or_else(|| "0.0.0.0".to_owned());
     let by_keys = port.map(|port| HostPort { host, port });
     let by_list = match mode {
@@ -239,6 +247,11 @@ fn client(values: &mut Values, mode: &Mode) -> Option<HostPort> {
         Mode::Standalone | Mode::Wrong => None,
     };
     match (by_keys, by_list) {
+        // As with Apache, all addresses of this server include the one that its line tells clients of. Who names them
+        // is taken at his word: a name need not be known before there are clients.
+        (Some(keys), Some(list)) if keys.port == list.port && is_all_addresses(&keys.host) => {
+            Some(if all_named { keys } else { list })
+        }
         (Some(keys), Some(list)) if keys != list => {
             let text = format!(
                 "clientPort and clientPortAddress say {keys}, but this server's own server line says {list}; keep one of them"

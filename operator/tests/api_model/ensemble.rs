@@ -186,21 +186,19 @@ impl World {
                 };
             }
         }
-        let fresh = self.keep_leader();
+        self.keep_leader();
         if self.ensemble.leader.is_none() {
             self.elect();
         }
-        if !fresh {
-            self.follow();
-        }
+        self.follow();
         self.write();
         self.check_data();
     }
 
     /// A leader without a quorum behind it steps down.
-    fn keep_leader(&mut self) -> bool {
+    fn keep_leader(&mut self) {
         let Some(leader) = self.ensemble.leader.clone() else {
-            return false;
+            return;
         };
         let quorate = self.ensemble.servers.get(&leader).is_some_and(|server| {
             let committed = self.ensemble.committed.clone().unwrap_or_default();
@@ -214,7 +212,6 @@ impl World {
         if !quorate {
             self.ensemble.leader = None;
         }
-        !quorate
     }
 
     fn elect(&mut self) {

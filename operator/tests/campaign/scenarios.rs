@@ -503,14 +503,20 @@ fn lives() -> Vec<Scenario> {
             "deleted with its data, and made anew",
             gone,
             vec![
-                then("deleted", delete_ensemble, Then::Pass(10)),
+                then(
+                    "deleted",
+                    |world| {
+                        delete_ensemble(world);
+                        forget_ensemble(world);
+                    },
+                    Then::Pass(10),
+                ),
                 converge("made anew", |world| {
                     assert!(
                         world.volumes.is_empty(),
                         "the data goes with the ensemble: {:?}",
                         world.volumes
                     );
-                    forget_ensemble(world);
                     world.create_ensemble(spec(3, 0));
                 }),
             ],

@@ -280,7 +280,20 @@ pub fn settled(world: &World) -> Result<(), String> {
             return Err(format!("member {down} does not serve"));
         }
     }
-    let pods = world.store.all("pods").count();
+    // A pod that cannot end on a node that is away stays until the node is back, or is deleted.
+    let stranded = |pod: &Value| {
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        let away = world
+            .machines
+            .get(node)
+            .is_some_and(|machine| machine.lost.is_some());
+        away && !pod["metadata"]["deletionTimestamp"].is_null()
+    };
+    let pods = world
+        .store
+        .all("pods")
+        .filter(|(_, pod)| !stranded(pod))
+        .count();
     if pods != committed.servers.len() {
         return Err(format!(
             "{pods} pods for {} members",

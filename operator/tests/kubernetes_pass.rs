@@ -1,5 +1,10 @@
 //! One pass against a small API server: what is asked, in which order, and what becomes of a refusal.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

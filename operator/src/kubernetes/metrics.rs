@@ -17,6 +17,17 @@ use super::queue::Key;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
+    ensembles: Ensembles,
+    steps: IntCounterVec,
+    reconcile: Histogram,
+    errors: IntCounterVec,
+    api_requests: IntCounterVec,
+    lease_held: IntGauge,
+}
+
+/// The metrics that each ensemble has.
+#[derive(Clone, Debug)]
+struct Ensembles {
     leader_changes: IntCounterVec,
     leader: IntGaugeVec,
     epoch: IntGaugeVec,
@@ -25,11 +36,6 @@ pub struct Metrics {
     observers: IntGaugeVec,
     config_version: IntGaugeVec,
     operation_age: IntGaugeVec,
-    steps: IntCounterVec,
-    reconcile: Histogram,
-    errors: IntCounterVec,
-    api_requests: IntCounterVec,
-    lease_held: IntGauge,
 }
 
 impl Default for Metrics {
@@ -55,61 +61,16 @@ impl Default for Metrics {
         )
         .expect("the name is valid");
         register(&registry, lease_held.clone());
-        let gauge = |short, help, more: &[&str]| {
-            gauges(&registry, short, help, &[&ENSEMBLE, more].concat())
-        };
+        let counter = |short, help, labels: &[&str]| counters(&registry, short, help, labels);
         Self {
-            leader_changes: counters(
-                &registry,
-                "leader_changes_total",
-                "Changes of the leader since the ensemble was made; planned=\"true\" when the operator or an eviction caused them",
-                &["namespace", "ensemble", "planned"],
-            ),
-            leader: gauge(
-                "ensemble_leader",
-                "Server id of the leader; 0 while there is none",
-                &[],
-            ),
-            epoch: gauge("ensemble_epoch", "Epoch of the last known leader", &[]),
-            leaderless: gauge(
-                "ensemble_leaderless_seconds",
-                "Time for which no leader has been known; 0 while there is one",
-                &[],
-            ),
-            voters: gauge(
-                "ensemble_voters",
-                "Voters that are wanted, committed and healthy",
-                &["state"],
-            ),
-            observers: gauge(
-                "ensemble_observers",
-                "Observers that are wanted and ready",
-                &["state"],
-            ),
-            config_version: gauge(
-                "ensemble_config_version",
-                "Version of the committed membership",
-                &[],
-            ),
-            operation_age: gauge(
-                "operation_age_seconds",
-                "Time for which the operation in progress has been going on; 0 when there is none",
-                &[],
-            ),
-            steps: counters(
-                &registry,
-                "steps_total",
-                "Steps that were taken",
-                &["step", "outcome"],
-            ),
-            errors: counters(
-                &registry,
+            ensembles: Ensembles::new(&registry),
+            steps: counter("steps_total", "Steps that were taken", &["step", "outcome"]),
+            errors: counter(
                 "reconcile_errors_total",
                 "Passes that failed, by class of error",
                 &["class"],
             ),
-            api_requests: counters(
-                &registry,
+            api_requests: counter(
                 "api_requests_total",
                 "Requests to the API server",
                 &["verb", "resource"],
@@ -117,6 +78,43 @@ impl Default for Metrics {
             reconcile,
             lease_held,
             registry,
+        }
+    }
+}
+
+impl Ensembles {
+    fn new(registry: &Registry) -> Self {
+        let gauge = |short, help| gauges(registry, short, help, &ENSEMBLE);
+        let by_state = |short, help| gauges(registry, short, help, &ENSEMBLE_STATE);
+        Self {
+            leader_changes: counters(
+                registry,
+                "leader_changes_total",
+                "Changes of the leader since the ensemble was made; planned=\"true\" when the operator or an eviction caused them",
+                &["namespace", "ensemble", "planned"],
+            ),
+            leader: gauge(
+                "ensemble_leader",
+                "Server id of the leader; 0 while there is none",
+            ),
+            epoch: gauge("ensemble_epoch", "Epoch of the last known leader"),
+            leaderless: gauge(
+                "ensemble_leaderless_seconds",
+                "Time for which no leader has been known; 0 while there is one",
+            ),
+            voters: by_state(
+                "ensemble_voters",
+                "Voters that are wanted, committed and healthy",
+            ),
+            observers: by_state("ensemble_observers", "Observers that are wanted and ready"),
+            config_version: gauge(
+                "ensemble_config_version",
+                "Version of the committed membership",
+            ),
+            operation_age: gauge(
+                "operation_age_seconds",
+                "Time for which the operation in progress has been going on; 0 when there is none",
+            ),
         }
     }
 }
@@ -167,28 +165,32 @@ impl Metrics {
             ("false", status.leader_changes.unplanned),
         ] {
             raise(
-                &self.leader_changes,
+                &self.ensembles.leader_changes,
                 &[labels[0], labels[1], planned],
                 changes,
             );
         }
-        set(&self.leader, status.leader.map_or(0, i64::from));
-        set(&self.epoch, status.epoch.unwrap_or_default());
-        set(&self.leaderless, leaderless_s(status, now));
+        set(&self.ensembles.leader, status.leader.map_or(0, i64::from));
+        set(&self.ensembles.epoch, status.epoch.unwrap_or_default());
+        set(&self.ensembles.leaderless, leaderless_s(status, now));
         let version = status.config_version.as_deref();
         let version = version.and_then(|version| i64::from_str_radix(version, 16).ok());
-        set(&self.config_version, version.unwrap_or_default());
+        set(&self.ensembles.config_version, version.unwrap_or_default());
         let operation = status.operation.as_ref();
         set(
-            &self.operation_age,
+            &self.ensembles.operation_age,
             operation.map_or(0, |operation| since_s(operation.started_at.0, now)),
         );
-        set_state(&self.voters, "wanted", cluster.voters.replicas);
-        set_state(&self.voters, "committed", voters.committed);
-        set_state(&self.voters, "healthy", voters.healthy);
-        set_state(&self.observers, "wanted", cluster.observers.replicas);
+        set_state(&self.ensembles.voters, "wanted", cluster.voters.replicas);
+        set_state(&self.ensembles.voters, "committed", voters.committed);
+        set_state(&self.ensembles.voters, "healthy", voters.healthy);
         set_state(
-            &self.observers,
+            &self.ensembles.observers,
+            "wanted",
+            cluster.observers.replicas,
+        );
+        set_state(
+            &self.ensembles.observers,
             "ready",
             usize::try_from(status.ready_observers).unwrap_or_default(),
         );
@@ -199,21 +201,22 @@ impl Metrics {
         let labels = [key.namespace.as_str(), key.name.as_str()];
         // An error says that there was nothing to drop.
         for gauges in [
-            &self.leader,
-            &self.epoch,
-            &self.leaderless,
-            &self.config_version,
-            &self.operation_age,
+            &self.ensembles.leader,
+            &self.ensembles.epoch,
+            &self.ensembles.leaderless,
+            &self.ensembles.config_version,
+            &self.ensembles.operation_age,
         ] {
             let _ = gauges.remove_label_values(&labels);
         }
         for state in ["wanted", "committed", "healthy", "ready"] {
             let labels = [labels[0], labels[1], state];
-            let _ = self.voters.remove_label_values(&labels);
-            let _ = self.observers.remove_label_values(&labels);
+            let _ = self.ensembles.voters.remove_label_values(&labels);
+            let _ = self.ensembles.observers.remove_label_values(&labels);
         }
         for planned in ["true", "false"] {
             let _ = self
+                .ensembles
                 .leader_changes
                 .remove_label_values(&[labels[0], labels[1], planned]);
         }
@@ -289,3 +292,51 @@ fn register(registry: &Registry, collector: impl prometheus::core::Collector + '
 }
 
 const ENSEMBLE: [&str; 2] = ["namespace", "ensemble"];
+const ENSEMBLE_STATE: [&str; 3] = ["namespace", "ensemble", "state"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::status::LeaderChanges;
+
+    fn shown(metrics: &Metrics, planned: i64, unplanned: i64) -> String {
+        let manifest = "{apiVersion: zookeeper.ensemble.dev/v1alpha1, kind: ZooKeeperEnsemble, metadata: {name: demo, namespace: ns}, spec: {}}";
+        let ensemble = crate::validate::parse(manifest).unwrap();
+        let cluster = crate::validate::validate(&ensemble).unwrap();
+        let status = ZooKeeperEnsembleStatus {
+            leader_changes: LeaderChanges {
+                planned,
+                unplanned,
+                expected_after_epoch: None,
+            },
+            ..ZooKeeperEnsembleStatus::default()
+        };
+        let now = Now::from_second(1_000_000).unwrap();
+        metrics.show(&cluster, &status, Voters::default(), now);
+        String::from_utf8(metrics.text().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn leader_changes_are_those_of_the_status_and_go_with_the_ensemble() {
+        let metrics = Metrics::default();
+        let line = |planned, count| {
+            format!(
+                "zookeeper_operator_leader_changes_total{{ensemble=\"demo\",namespace=\"ns\",planned=\"{planned}\"}} {count}\n"
+            )
+        };
+        shown(&metrics, 2, 1);
+        let text = shown(&metrics, 5, 1);
+        assert!(text.contains(&line("true", 5)), "{text}");
+        assert!(text.contains(&line("false", 1)), "{text}");
+        assert!(
+            shown(&metrics, 0, 0).contains(&line("true", 0)),
+            "another of the same name"
+        );
+        metrics.forget(&Key {
+            namespace: "ns".into(),
+            name: "demo".into(),
+        });
+        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        assert!(!text.contains("demo"), "{text}");
+    }
+}

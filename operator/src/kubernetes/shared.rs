@@ -8,20 +8,23 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::backend::BackendError;
+use crate::cluster::Role;
+use crate::crd::spec::Retention;
 use crate::observed::Observed;
 use crate::status::Now;
 
 use super::api::call;
 use super::backend::KubernetesBackend;
 use super::members::Members;
+use super::names;
 use super::objects::{self, Kind, Object};
 
 /// Objects by kind and name.
@@ -116,7 +119,34 @@ impl<M: Members> KubernetesBackend<'_, M> {
             };
             outcome = outcome.and(gone);
         }
-        outcome
+        outcome.and(self.keep_owners().await)
+    }
+
+    /// Whether data goes with the ensemble is said by its claims' owners, and may change while it lives.
+    async fn keep_owners(&self) -> Result<(), BackendError> {
+        let uid = self.ensemble.uid();
+        for claim in &self.seen.claims {
+            let own = claim.labels().get(names::ENSEMBLE_UID) == uid.as_ref();
+            let role = claim.labels().get(names::ROLE);
+            let role = match role.map(String::as_str) {
+                Some("observer") => Role::Observer,
+                _ => Role::Voter,
+            };
+            let goes = self.cluster.role(role).storage.when_deleted == Retention::Delete;
+            if own && claim.metadata.deletion_timestamp.is_none() && goes != self.owns(&**claim) {
+                let others = claim.metadata.owner_references.iter().flatten();
+                let others = others
+                    .filter(|owner| Some(&owner.uid) != uid.as_ref())
+                    .cloned();
+                let ours = self.ensemble.controller_owner_ref(&()).filter(|_| goes);
+                let owners: Vec<OwnerReference> = others.chain(ours).collect();
+                let patch = json!({
+                    "metadata": { "resourceVersion": claim.resource_version(), "ownerReferences": owners },
+                });
+                self.patch_claim(&claim.name_any(), &patch).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn keep<K: Shared>(&mut self, object: &K, owned: &Owned) -> Result<(), BackendError> {

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::backend::{BackendError, Class};
-use crate::client::{Change, new_password};
+use crate::client::{Change, ReconfigError, new_password};
 use crate::cluster::{Role, ServerId};
 use crate::crd::spec::Retention;
 use crate::observed::Observed;
@@ -32,6 +32,7 @@ use super::members::Members;
 use super::names;
 use super::objects;
 use super::pod;
+use super::seen;
 
 impl<M: Members> KubernetesBackend<'_, M> {
     /// Tells people of a step, once.
@@ -236,7 +237,8 @@ impl<M: Members> KubernetesBackend<'_, M> {
         self.patch_claim(&name, &patch).await
     }
 
-    async fn patch_claim(&self, name: &str, patch: &Value) -> Result<(), BackendError> {
+    /// Changes a claim by a merge patch.
+    pub(super) async fn patch_claim(&self, name: &str, patch: &Value) -> Result<(), BackendError> {
         let api: Api<PersistentVolumeClaim> = self.api();
         let (params, patch) = (patch_params(), Patch::Merge(patch));
         let write = api.patch(name, &params, &patch);
@@ -308,22 +310,31 @@ impl<M: Members> KubernetesBackend<'_, M> {
     async fn reconfigure(&self, observed: &Observed, change: &Change) -> Result<(), BackendError> {
         let password = self.super_password().await?;
         let leader = observed.leader();
-        let healthy = observed
-            .members
-            .iter()
-            .filter(|(id, _)| observed.healthy(**id));
-        let mut serving: Vec<(ServerId, String)> = healthy
-            .map(|(id, member)| (*id, member.address.client()))
-            .collect();
+        // By the addresses of the pods themselves: names lag behind.
+        let addresses = seen::ask_at(&self.seen);
+        let healthy = addresses
+            .into_iter()
+            .filter(|(id, _)| observed.healthy(*id));
+        let mut serving: Vec<(ServerId, String)> = healthy.collect();
         // Any member that serves takes it; the leader is asked first.
         serving.sort_by_key(|(id, _)| leader != Some(*id));
         let addresses: Vec<String> = serving.into_iter().map(|(_, address)| address).collect();
         self.ctx.fence.check("changing the membership")?;
-        Ok(self
+        let outcome = self
             .ctx
             .members
             .reconfigure(&addresses, &password, change)
-            .await?)
+            .await;
+        match outcome {
+            Err(ReconfigError::Refused(zookeeper_client::Error::NoAuth)) => {
+                let secret = names::super_secret(&self.cluster.name);
+                Err(BackendError::Refused(format!(
+                    "the members do not take the password in Secret {secret}: it is not the one that they were started \
+                     with; restart them with it by setting spec.restartedAt"
+                )))
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     async fn stop(&self, ids: &[ServerId]) -> Result<(), BackendError> {

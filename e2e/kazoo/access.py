@@ -50,8 +50,8 @@ def shared(alice, bob, nobody, root):
         zk.sync(root)
         assert zk.get(path)[0] == b"read me"
         z.raises(NoAuthError, zk.set, path, b"")
-    loopback = [ACL(Permissions.ALL, Id("ip", "127.0.0.1"))]
-    local = alice.create(f"{root}/local", b"", acl=loopback)
+    address = bob._connection._socket.getsockname()[0]
+    local = alice.create(f"{root}/local", b"", acl=[ACL(Permissions.ALL, Id("ip", address))])
     bob.sync(root)
     bob.set(local, b"by address")
     elsewhere = alice.create(f"{root}/elsewhere", b"", acl=[ACL(Permissions.ALL, Id("ip", "192.0.2.0/24"))])

@@ -10,6 +10,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use node_core::jute::{Jute, Reader};
 use node_core::proto::data::{Acl, Stat};
 
+/// How long a server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(2);
+
 /// Numbers of requests.
 pub mod op {
     /// delete
@@ -267,9 +270,19 @@ impl Client {
         timeout: Duration,
         session: Option<&Session>,
     ) -> Result<Self, ConnectError> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+        Self::open_within(timeout, address, timeout, session)
+    }
+
+    /// The same, for a server that may be silent: it has `patience` for the answer.
+    pub fn open_within(
+        patience: Duration,
+        address: SocketAddr,
+        timeout: Duration,
+        session: Option<&Session>,
+    ) -> Result<Self, ConnectError> {
+        let stream = TcpStream::connect_timeout(&address, patience.min(CONNECT))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(timeout))?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(timeout))?;
         let mut stream = BufReader::with_capacity(64 << 10, stream);
         stream
@@ -301,6 +314,11 @@ impl Client {
             xid: 0,
             events: Vec::new(),
         })
+    }
+
+    /// How long a reply may take.
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(patience))
     }
 
     /// What is needed to take up this session elsewhere.

@@ -20,12 +20,17 @@ const LIVE_NODES: usize = 200;
 /// Between batches: the load is to be steady, not to fill the disk.
 const PACE: Duration = Duration::from_millis(10);
 const RETRY: Duration = Duration::from_millis(3);
+/// How long a member may be silent before its writers go to another one: a session takes that, and the gaps that are
+/// measured are the ensemble's.
+const HELLO: Duration = Duration::from_secs(1);
+const REPLY: Duration = Duration::from_secs(2);
 
 /// What all writers of one load share.
 #[derive(Debug)]
 struct Shared {
     addresses: RwLock<Vec<SocketAddr>>,
     stop: AtomicBool,
+    pace: Duration,
     acknowledged: Arc<Acknowledged>,
 }
 
@@ -39,6 +44,11 @@ pub struct Writers {
 impl Writers {
     /// Makes the writers' folders and starts `count` sessions, spread over the members.
     pub fn start(addresses: &[SocketAddr], count: usize) -> Result<Self> {
+        Self::start_paced(addresses, count, PACE)
+    }
+
+    /// The same with another pause between two batches of a session.
+    pub fn start_paced(addresses: &[SocketAddr], count: usize, pace: Duration) -> Result<Self> {
         prepare(
             *addresses.first().context("an ensemble has members")?,
             count,
@@ -46,6 +56,7 @@ impl Writers {
         let shared = Arc::new(Shared {
             addresses: RwLock::new(addresses.to_vec()),
             stop: AtomicBool::new(false),
+            pace,
             acknowledged: Arc::default(),
         });
         let thread = |writer| {
@@ -152,7 +163,7 @@ impl<'a> Writer<'a> {
                 continue;
             };
             while !self.stopped() && self.write_batch(&mut client).is_ok() {
-                std::thread::sleep(PACE);
+                std::thread::sleep(self.shared.pace);
             }
             self.session = Some(client.session().clone());
             if self.stopped() {
@@ -177,8 +188,9 @@ impl<'a> Writer<'a> {
             self.next = (self.next + 1) % addresses.len().max(1);
             *addresses.get(self.next)?
         };
-        match Client::open(address, SESSION_TIMEOUT, self.session.as_ref()) {
+        match Client::open_within(HELLO, address, SESSION_TIMEOUT, self.session.as_ref()) {
             Ok(client) => {
+                client.set_patience(REPLY).ok()?;
                 self.log.reconnects += usize::from(self.session.is_some());
                 Some(client)
             }

@@ -15,4 +15,5 @@ pub mod storage;
 
 pub mod four_letter;
 pub mod metrics;
+pub mod probe;
 pub mod status;

@@ -1,7 +1,7 @@
 //! Starting a server: configuration, disk, ports, tasks.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,19 +18,21 @@ use node_core::watch::WatchTable;
 use node_core::zxid::{Epoch, ServerId, Time, Zxid};
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::config::home::{self, Home};
 use crate::config::{Config, HostPort, Role, dynamic};
 use crate::disk::{self, Disk};
 use crate::driver::{Driver, Message};
 use crate::limits;
 use crate::metrics::{self, Metrics};
 use crate::net::election::{self, ElectionCommand, ElectionSettings};
-use crate::net::{Report, client, quorum};
+use crate::net::{self, EVERYWHERE, Report, client, quorum};
 use crate::shared::Shared;
 use crate::status::Status;
+use crate::storage::StorageError;
 use crate::storage::dirs::DataDirs;
 use crate::storage::epoch::EpochFiles;
 
@@ -40,11 +42,67 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The id of a server that is alone.
 const STANDALONE_ID: ServerId = ServerId(1);
 
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Its configuration.
+    pub zoo_cfg: PathBuf,
+    /// Where it keeps a copy of the configuration that it can write; `None` when `zoo_cfg` is its own.
+    pub home: Option<PathBuf>,
+    /// Its number, where the file `myid` need not be there yet.
+    pub id: Option<i64>,
+}
+
 /// Reads the configuration and runs the server until a signal or an error ends it.
-pub async fn serve(zoo_cfg: &Path) -> anyhow::Result<()> {
+pub async fn serve(call: Call) -> anyhow::Result<()> {
+    // As a container's first process it would get no signal at all that it does not ask for.
+    let mut signals = Signals::listen()?;
+    let (driver, acceptors, messages, _home) = tokio::select! {
+        started = start(call) => started?,
+        () = signals.stop() => {
+            tracing::info!("stopping before the start was done");
+            return Ok(());
+        }
+    };
+    stop_at_signal(signals, driver.report.clone(), acceptors);
+    driver.run(messages).await
+}
+
+/// Everything up to the first message. The file that tells others that the home is in use lives as long as the server.
+async fn start(call: Call) -> anyhow::Result<Started> {
+    let started = Instant::now();
+    let loaded = tokio::task::spawn_blocking(move || load(&call, started)).await??;
+    loaded.open().await
+}
+
+type Started = (
+    Driver,
+    JoinSet<()>,
+    mpsc::UnboundedReceiver<Message>,
+    Option<Home>,
+);
+
+/// What is known before any port is open.
+struct Loaded {
+    home: Option<Home>,
+    shared: Arc<Shared>,
+    ensemble: Ensemble,
+    member: Member,
+    files: Option<(DataDirs, EpochFiles)>,
+    started: Instant,
+}
+
+fn load(call: &Call, started: Instant) -> anyhow::Result<Loaded> {
+    if let Some(id) = call.id {
+        home::claim(&call.zoo_cfg, id)?;
+    }
+    let home = match &call.home {
+        Some(dir) => Some(Home::prepare(&call.zoo_cfg, dir, call.id)?),
+        None => None,
+    };
+    let zoo_cfg = home.as_ref().map_or(call.zoo_cfg.as_path(), Home::zoo_cfg);
     let config = Config::read(zoo_cfg)?;
     config.log_warnings();
-    let started = Instant::now();
     let ensemble = ensemble(&config)?;
     if config.quorum.is_some() && config.features.reconfig {
         dynamic::back_up(zoo_cfg)?;
@@ -92,7 +150,14 @@ pub async fn serve(zoo_cfg: &Path) -> anyhow::Result<()> {
         tree_options,
         config,
     });
-    run(shared, ensemble, member, start.files, started).await
+    Ok(Loaded {
+        home,
+        shared,
+        ensemble,
+        member,
+        files: start.files,
+        started,
+    })
 }
 
 struct Ensemble {
@@ -123,14 +188,18 @@ fn ensemble(config: &Config) -> anyhow::Result<Ensemble> {
 }
 
 /// A configuration that was proposed before the server stopped.
-fn proposed_config(config: &Config) -> anyhow::Result<Option<QuorumConfig>> {
+fn proposed_config(config: &Config) -> Result<Option<QuorumConfig>, StorageError> {
     let text = config
         .quorum
         .as_ref()
         .and_then(|quorum| quorum.proposed.as_deref());
+    let damaged = |error: &dyn std::fmt::Display| StorageError::MembershipLost {
+        path: dynamic::next_file(&config.path),
+        what: error.to_string(),
+    };
     text.map(QuorumConfig::parse)
         .transpose()
-        .context("the file of the proposed configuration (.dynamic.next)")
+        .map_err(|error| damaged(&error))
 }
 
 fn nothing_recovered() -> Recovered {
@@ -221,44 +290,49 @@ fn member(config: &Config, peer: PeerConfig, recovered: Recovered, applied: Zxid
     Member::new(settings, Peer::new(peer, recovered, Time(0)), ids, applied)
 }
 
-async fn run(
-    shared: Arc<Shared>,
-    ensemble: Ensemble,
-    member: Member,
-    files: Option<(DataDirs, EpochFiles)>,
-    started: Instant,
-) -> anyhow::Result<()> {
-    let (to_driver, messages) = mpsc::unbounded_channel();
-    let report = Report::new(to_driver);
-    let disk = match files {
-        Some((dirs, epochs)) => {
-            disk::write_first_snapshot(&dirs, &shared)?;
-            Some(Disk::start(shared.clone(), dirs, epochs, report.clone())?)
-        }
-        None => None,
-    };
-    let mut acceptors = JoinSet::new();
-    let election = match shared.config.quorum.is_some() {
-        true => Some(open_quorum_ports(&shared, &ensemble, &report, &mut acceptors).await?),
-        false => None,
-    };
-    open_client_ports(&shared, &report, &mut acceptors).await?;
-    watch_the_clock(&shared, &report);
-    watch_signals(report.clone(), acceptors)?;
-    let quorum = shared.config.quorum.as_ref();
-    let dial_timeout =
-        Duration::from_millis(quorum.map_or(5000, |quorum| u64::from(quorum.connect_timeout_ms)));
-    let driver = Driver {
-        member,
-        shared,
-        disk,
-        election,
-        report,
-        started,
-        dial_timeout,
-        stop_timeout: STOP_TIMEOUT,
-    };
-    driver.run(messages).await
+impl Loaded {
+    /// Opens log and ports.
+    async fn open(self) -> anyhow::Result<Started> {
+        let Self {
+            home,
+            shared,
+            ensemble,
+            member,
+            files,
+            started,
+        } = self;
+        let (to_driver, messages) = mpsc::unbounded_channel();
+        let report = Report::new(to_driver);
+        let disk = match files {
+            Some((dirs, epochs)) => {
+                disk::write_first_snapshot(&dirs, &shared)?;
+                Some(Disk::start(shared.clone(), dirs, epochs, report.clone())?)
+            }
+            None => None,
+        };
+        let mut acceptors = JoinSet::new();
+        let election = match shared.config.quorum.is_some() {
+            true => Some(open_quorum_ports(&shared, &ensemble, &report, &mut acceptors).await?),
+            false => None,
+        };
+        open_client_ports(&shared, &report, &mut acceptors).await?;
+        watch_the_clock(&shared, &report);
+        let quorum = shared.config.quorum.as_ref();
+        let dial_timeout = Duration::from_millis(
+            quorum.map_or(5000, |quorum| u64::from(quorum.connect_timeout_ms)),
+        );
+        let driver = Driver {
+            member,
+            shared,
+            disk,
+            election,
+            report,
+            started,
+            dial_timeout,
+            stop_timeout: STOP_TIMEOUT,
+        };
+        Ok((driver, acceptors, messages, home))
+    }
 }
 
 async fn open_quorum_ports(
@@ -272,34 +346,24 @@ async fn open_quorum_ports(
     let addresses = own.map(|own| own.addresses.clone()).unwrap_or_default();
     let links = Arc::new(quorum::LinkNumbers::default());
     let mut elections = Vec::new();
+    let retries = match quorum.election_port_bind_retry {
+        0 => u32::MAX,
+        retries => retries,
+    };
     for address in &addresses {
         let host = if quorum.listen_on_all_ips {
-            "0.0.0.0"
+            EVERYWHERE
         } else {
             address.host.as_str()
         };
-        let listener = bind(
-            host,
-            address.quorum_port,
-            "quorum",
-            quorum.election_port_bind_retry,
-        )
-        .await?;
+        let listener = bind(host, address.quorum_port, "quorum", retries).await?;
         acceptors.spawn(quorum::listen(
             listener,
             shared.clone(),
             report.clone(),
             links.clone(),
         ));
-        elections.push(
-            bind(
-                host,
-                address.election_port,
-                "election",
-                quorum.election_port_bind_retry,
-            )
-            .await?,
-        );
+        elections.push(bind(host, address.election_port, "election", retries).await?);
     }
     let settings = ElectionSettings {
         my_id: ensemble.my_id,
@@ -351,7 +415,7 @@ async fn open_client_ports(
 async fn bind(host: &str, port: u16, what: &str, retries: u32) -> anyhow::Result<TcpListener> {
     let mut tried = 0;
     loop {
-        match TcpListener::bind((host, port)).await {
+        match net::open(host, port).await {
             Ok(listener) => return Ok(listener),
             Err(error) if tried < retries => {
                 tracing::warn!(host, port, %error, "the {what} port cannot be opened yet; trying again");
@@ -359,8 +423,15 @@ async fn bind(host: &str, port: u16, what: &str, retries: u32) -> anyhow::Result
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("the {what} port {host}:{port} cannot be opened"));
+                let cure = match what {
+                    "quorum" | "election" if host != EVERYWHERE => {
+                        "; with quorumListenOnAllIPs=true this server's own name need not lead to it"
+                    }
+                    _ => "",
+                };
+                return Err(error).with_context(|| {
+                    format!("the {what} port {host}:{port} cannot be opened{cure}")
+                });
             }
         }
     }
@@ -398,17 +469,35 @@ fn watch_the_clock(shared: &Arc<Shared>, report: &Report) {
     }
 }
 
-/// SIGTERM and SIGINT: no more connections, then the driver hands over and ends.
-fn watch_signals(report: Report, mut acceptors: JoinSet<()>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on they do not end the process by themselves.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one of them.
+    async fn stop(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+/// At a signal: no more connections, then the driver hands over and ends.
+fn stop_at_signal(mut signals: Signals, report: Report, mut acceptors: JoinSet<()>) {
+    tokio::spawn(async move {
+        signals.stop().await;
         acceptors.abort_all();
         report.send(Message::Stop);
     });
-    Ok(())
 }

@@ -55,6 +55,17 @@ impl Default for Status {
 }
 
 impl Status {
+    /// The zxid that `srvr` and `stat` tell, of a server that applied this one last. As with Apache, a leader shows the
+    /// epoch that it leads in before anything was written in it: that tells the new leader from an old one which does
+    /// not know yet.
+    #[must_use]
+    pub fn shown_zxid(&self, applied: Zxid) -> Zxid {
+        match self.state {
+            PeerState::Leading if !self.standalone => applied.max(self.epoch.start()),
+            _ => applied,
+        }
+    }
+
     /// As `srvr` and `mntr` call it.
     #[must_use]
     pub fn mode(&self) -> &'static str {
@@ -65,5 +76,25 @@ impl Status {
             PeerState::Observing => "observer",
             PeerState::Looking => "looking",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_shows_its_epoch_before_anything_is_written_in_it() {
+        let (old, new) = (Zxid::new(Epoch(2), 7), Zxid::new(Epoch(3), 1));
+        let mut status = Status {
+            epoch: Epoch(3),
+            ..Status::default()
+        };
+        assert_eq!(status.shown_zxid(old), old);
+        status.state = PeerState::Leading;
+        assert_eq!(status.shown_zxid(old), Zxid::new(Epoch(3), 0));
+        assert_eq!(status.shown_zxid(new), new);
+        status.standalone = true;
+        assert_eq!(status.shown_zxid(old), old);
     }
 }

@@ -11,15 +11,26 @@ use expect_test::{Expect, expect};
 fn wrong(arguments: &[&str], zoo_cfg: &str, expected: Expect) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("zoo.cfg"), zoo_cfg).unwrap();
+    ends(&dir, arguments, 2, expected);
+}
+
+/// Calls the server in this folder: it ends with this code and says this.
+fn ends(dir: &tempfile::TempDir, arguments: &[&str], code: i32, expected: Expect) {
     let mut call = Command::new(env!("CARGO_BIN_EXE_zookeeper-node"));
     let output = call
         .args(arguments)
-        .current_dir(&dir)
+        .current_dir(dir)
         .env_remove("RUST_LOG")
         .output()
         .unwrap();
-    expected.assert_eq(&String::from_utf8(output.stderr).unwrap());
-    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let said = said.replace(dir.path().to_str().unwrap(), "DIR");
+    let said: Vec<&str> = said
+        .lines()
+        .filter(|line| !line.contains(" node::"))
+        .collect();
+    expected.assert_eq(&(said.join("\n") + "\n"));
+    assert_eq!(output.status.code(), Some(code));
     assert_eq!(output.stdout, b"");
 }
 
@@ -106,6 +117,96 @@ fn two_servers_cannot_have_the_same_port() {
         zoo_cfg,
         expect![[r#"
         zookeeper-node: zoo.cfg:6: server.2 has the port a:3888, which server.1 has too
+    "#]],
+    );
+}
+
+#[test]
+fn a_probe_wants_an_address() {
+    wrong(
+        &["ready", "2181"],
+        "",
+        expect![[r#"
+        error: invalid value '2181' for '[ADDRESS]': it must be HOST:PORT
+
+        For more information, try '--help'.
+    "#]],
+    );
+    wrong(
+        &["alive", "localhost:0"],
+        "",
+        expect![[r#"
+        error: invalid value 'localhost:0' for '[ADDRESS]': it must be HOST:PORT
+
+        For more information, try '--help'.
+    "#]],
+    );
+    wrong(
+        &["serve", "zoo.cfg", "--id", "one"],
+        "",
+        expect![[r#"
+        error: invalid value 'one' for '--id <N>': invalid digit found in string
+
+        For more information, try '--help'.
+    "#]],
+    );
+}
+
+/// A server's folder with this file damaged.
+fn damaged(file: &str, content: &[u8]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("version-2")).unwrap();
+    fs::write(dir.path().join("version-2").join(file), content).unwrap();
+    fs::write(dir.path().join("zoo.cfg"), "dataDir=.\nclientPort=0\n").unwrap();
+    dir
+}
+
+#[test]
+fn damaged_storage_has_an_exit_code_of_its_own() {
+    let serve = ["serve", "zoo.cfg"];
+    let snapshot = damaged("snapshot.5", b"not a snapshot");
+    ends(
+        &snapshot,
+        &serve,
+        3,
+        expect![[r#"
+        zookeeper-node: none of the 1 snapshots in ./version-2 can be loaded; the newest: the snapshot ./version-2/snapshot.5 is not usable: it is not complete: its writer was interrupted
+    "#]],
+    );
+    let epoch = damaged("currentEpoch", b"");
+    ends(
+        &epoch,
+        &serve,
+        3,
+        expect![[r#"
+        zookeeper-node: ./version-2/currentEpoch must hold an epoch (a whole number), but holds ""
+    "#]],
+    );
+    // A log whose header is whole, but not what comes after it, with much more behind it.
+    let mut bytes = b"ZKLG\0\0\0\x02\0\0\0\0\0\0\0\0".to_vec();
+    bytes.resize(40 << 20, 7);
+    let log = damaged("log.1", &bytes);
+    ends(
+        &log,
+        &serve,
+        3,
+        expect![[r#"
+        zookeeper-node: the transaction log is damaged: ./version-2/log.1 at byte 16: a record of 117901063 bytes does not fit into the 41943012 bytes left, and more data follows than a crash can leave behind (the last whole record before is 0x0); this server must not start with a shortened history: restore the file, or empty its data directories so that it is filled by the other servers
+    "#]],
+    );
+}
+
+#[test]
+fn other_failures_to_start_are_no_damage() {
+    let dir = damaged("snapshot", b"ignored");
+    fs::remove_dir_all(dir.path().join("version-2")).unwrap();
+    fs::write(dir.path().join("version-2"), b"a file is in the way").unwrap();
+    ends(
+        &dir,
+        &["serve", "zoo.cfg"],
+        1,
+        expect![[r#"
+        zookeeper-node: cannot create the directory ./version-2: File exists (os error 17)
     "#]],
     );
 }

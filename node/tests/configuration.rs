@@ -72,7 +72,8 @@ Everything wrong in it is reported at once, with file and line; then the server 
 a warning that names it, and the one that was probably meant.
 
 The membership is not in the tables: `server.N=host:2888:3888[:participant|:observer][;[address:]2181]`, `group.N=a:b:c`
-and `weight.N=n`, in `zoo.cfg` or in the file that `dynamicConfigFile` names.
+and `weight.N=n`, in `zoo.cfg` or in the file that `dynamicConfigFile` names. With `serve ZOO_CFG --home DIR` the server keeps
+it in `DIR/conf`, see [operations.md](operations.md#servers-by-hand).
 ";
 
 const USED: &str = "\n## Used\n";

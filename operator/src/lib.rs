@@ -4,6 +4,7 @@
 //! [`backend`] does both); everything between them is a pure function of what was read.
 
 pub mod backend;
+pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod crd;
@@ -13,6 +14,7 @@ pub mod kubernetes;
 pub mod local;
 pub mod membership;
 pub mod observed;
+pub mod permissions;
 pub mod plan;
 pub mod reconcile;
 pub mod render;

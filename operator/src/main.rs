@@ -4,8 +4,10 @@ use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use operator::check;
 use operator::kubernetes::context::Crash;
 use operator::kubernetes::{Settings, run};
 use operator::local::{self, StartError};
@@ -55,6 +57,35 @@ enum Command {
         /// The manifest to begin with [default: nothing yet].
         #[arg(long, value_name = "OLD")]
         from: Option<PathBuf>,
+    },
+    /// Try a cluster's operator: make an ensemble of one server, write and read a znode, remove the ensemble again.
+    ///
+    /// What `helm test` runs. Its account needs get, create and delete of ensembles in that namespace.
+    #[command(hide = true)]
+    Check {
+        /// Where to make the ensemble.
+        #[arg(
+            long,
+            value_name = "NS",
+            env = "POD_NAMESPACE",
+            default_value = "default"
+        )]
+        namespace: String,
+        /// What to call it.
+        #[arg(long, value_name = "NAME", default_value = "zookeeper-operator-test")]
+        name: String,
+        /// Domain of the cluster's host names.
+        #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+        cluster_domain: String,
+        /// Storage class of its volume [default: the cluster's default].
+        #[arg(long, value_name = "CLASS")]
+        storage_class: Option<String>,
+        /// Size of its volume.
+        #[arg(long, value_name = "SIZE", default_value = "256Mi")]
+        storage_size: String,
+        /// How long it may take, in seconds.
+        #[arg(long, value_name = "S", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        timeout_s: u64,
     },
     /// Become a member's server that dies with its operator.
     #[command(hide = true)]
@@ -152,6 +183,21 @@ fn main() -> ExitCode {
             Ok(steps) => print(&steps),
             Err(problems) => wrong(&problems),
         },
+        Command::Check {
+            namespace,
+            name,
+            cluster_domain,
+            storage_class,
+            storage_size,
+            timeout_s,
+        } => run_check(&check::Options {
+            namespace,
+            name,
+            cluster_domain,
+            storage_class,
+            storage_size,
+            timeout: Duration::from_secs(timeout_s),
+        }),
         Command::Launch {
             parent,
             node,
@@ -181,6 +227,19 @@ fn run_local(options: local::Options) -> ExitCode {
         Err(StartError::Usage(problems)) => wrong(&problems),
         Err(error @ StartError::Backend(_)) => {
             eprintln!("zookeeper-operator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_check(options: &check::Options) -> ExitCode {
+    let outcome = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(check::check(options)));
+    match outcome {
+        Ok(words) => print(&words),
+        Err(error) => {
+            eprintln!("zookeeper-operator: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -49,7 +49,9 @@ pub fn may_restart(
             **other != id && !member.retired && committed.servers.contains_key(other)
         })
         .filter(|(other, member)| {
-            member.instance != Instance::Running || !observed.healthy(**other)
+            // Clients of a Service find only those that the kubelet has found ready.
+            let ready = member.pod.ready != Some(false);
+            member.instance != Instance::Running || !ready || !observed.healthy(**other)
         })
         .map(|(other, _)| *other)
         .collect();

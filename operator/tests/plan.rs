@@ -240,6 +240,27 @@ fn a_restart_waits_for_a_member_that_is_not_back() {
 }
 
 #[test]
+fn a_restart_waits_until_services_lead_to_the_one_before() {
+    check_now(
+        "voters: {replicas: 3}",
+        "config: {tickTime: 3000}",
+        |world| {
+            let new = desired(&cluster("config: {tickTime: 3000}"));
+            let first = world.members.get_mut(&ServerId(1)).unwrap();
+            first.template_hash = Some(new.voter.hash);
+            first.pod.ready = Some(false);
+        },
+        expect![[r#"
+        waiting for the moment to restart member 2: member 1 is not serving yet
+          then restart member 2
+          then start member 2
+          then restart member 3
+          then start member 3
+    "#]],
+    );
+}
+
+#[test]
 fn a_member_that_does_not_serve_is_the_first_to_get_a_new_template() {
     check_now(
         "voters: {replicas: 3}",

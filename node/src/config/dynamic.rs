@@ -14,7 +14,7 @@ use node_core::zxid::Zxid;
 use super::properties::line_of;
 use super::values::read_file;
 use super::{ConfigError, members};
-use crate::storage::{StorageError, replace_file};
+use crate::storage::replace_file;
 
 /// The version in the name of a dynamic file, `….HEX`; zero without one.
 #[must_use]
@@ -39,7 +39,7 @@ pub fn back_up(zoo_cfg: &Path) -> Result<(), ConfigError> {
 
 /// The proposed configuration that was not known to be committed when the server stopped.
 pub fn read_next(zoo_cfg: &Path) -> Result<Option<String>, ConfigError> {
-    let path = with_suffix(zoo_cfg, ".dynamic.next");
+    let path = next_file(zoo_cfg);
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -47,14 +47,20 @@ pub fn read_next(zoo_cfg: &Path) -> Result<Option<String>, ConfigError> {
     }
 }
 
+/// Where a proposed configuration is kept.
+#[must_use]
+pub fn next_file(zoo_cfg: &Path) -> PathBuf {
+    with_suffix(zoo_cfg, ".dynamic.next")
+}
+
 /// Keeps a proposed configuration.
 pub fn save_next(zoo_cfg: &Path, text: &str) -> Result<(), ConfigError> {
-    write(&with_suffix(zoo_cfg, ".dynamic.next"), text.as_bytes())
+    write(&next_file(zoo_cfg), text.as_bytes())
 }
 
 /// Forgets the proposed configuration.
 pub fn remove_next(zoo_cfg: &Path) -> Result<(), ConfigError> {
-    let path = with_suffix(zoo_cfg, ".dynamic.next");
+    let path = next_file(zoo_cfg);
     match fs::remove_file(&path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(io_error("remove", &path)(e)),
         _ => Ok(()),
@@ -105,14 +111,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<(), ConfigError> {
-    replace_file(path, content).map_err(|e| match e {
-        StorageError::Io { act, path, source } => ConfigError::Io { act, path, source },
-        other => ConfigError::Io {
-            act: "write",
-            path: path.to_owned(),
-            source: std::io::Error::other(other),
-        },
-    })
+    Ok(replace_file(path, content)?)
 }
 
 fn io_error(act: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ConfigError {

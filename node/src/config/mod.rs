@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use node_core::zxid::{ServerId, Zxid};
 
+use crate::storage::StorageError;
 use crate::storage::txn_log::LogOptions;
 pub use servers::{HostPort, PeerAddress, Role, ServerSpec};
 
 pub mod dynamic;
 mod ensemble;
+pub mod home;
 pub mod keys;
 mod members;
 pub mod properties;
@@ -82,6 +84,9 @@ pub enum ConfigError {
     /// Everything that is wrong, in the order of files and lines.
     #[error("{}", lines(.0))]
     Problems(Vec<Problem>),
+    /// A file that the server keeps for itself.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 fn lines(problems: &[Problem]) -> String {

@@ -5,13 +5,16 @@ pub mod election;
 pub mod outbox;
 pub mod quorum;
 
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use node_core::effect::Input;
 use node_core::proto::election::Notification;
 use node_core::zxid::ServerId;
-use tokio::net::{TcpListener, TcpStream};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_ipv6_v6only;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::driver::Message;
@@ -40,10 +43,43 @@ impl Report {
     }
 }
 
-/// The next connection. Where the system is out of something, a pause keeps the loop from spinning.
+/// Host that stands for every address.
+pub(crate) const EVERYWHERE: &str = "0.0.0.0";
+
+/// Connections that the system may hold until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// Opens a port. [`EVERYWHERE`] means every address of both IP versions, and is no name that would have to be looked up.
+pub(crate) async fn open(host: &str, port: u16) -> io::Result<TcpListener> {
+    if host != EVERYWHERE {
+        return TcpListener::bind((host, port)).await;
+    }
+    match open_dual(port) {
+        Err(error)
+            if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
+                || error.kind() == ErrorKind::AddrNotAvailable =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
+        opened => opened,
+    }
+}
+
+fn open_dual(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    set_ipv6_v6only(&socket, false)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
+    socket.listen(BACKLOG)
+}
+
+/// The next connection, with the caller's own address: one of IP version 4 is not seen through version 6. Where the system is out of something, a pause keeps the loop from spinning.
 pub(crate) async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
-        Ok(accepted) => Some(accepted),
+        Ok((stream, from)) => {
+            let ip = from.ip().to_canonical();
+            Some((stream, SocketAddr::new(ip, from.port())))
+        }
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -85,7 +85,7 @@ fn same_dir(a: &Path, b: &Path) -> bool {
 }
 
 /// Locks a data directory; the lock ends with the file (and with the process, however it ends).
-fn lock(dir: &Path) -> Result<File, StorageError> {
+pub(crate) fn lock(dir: &Path) -> Result<File, StorageError> {
     let path = dir.join(LOCK_FILE);
     let mut file = OpenOptions::new()
         .create(true)

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use node_core::zxid::{Epoch, Zxid};
+use rustix::io::Errno;
 
 pub mod dirs;
 pub mod epoch;
@@ -27,7 +28,8 @@ pub mod txn_log;
 mod atomic;
 mod xerial;
 
-pub(crate) use atomic::replace as replace_file;
+pub(crate) use atomic::{replace as replace_file, sync_dir};
+pub(crate) use dirs::lock as lock_dir;
 
 /// Any error of a consumer that storage feeds: a snapshot's parser, or what replays transactions.
 pub type ConsumerError = Box<dyn std::error::Error + Send + Sync>;
@@ -159,6 +161,14 @@ pub enum StorageError {
         /// Why.
         source: ConsumerError,
     },
+    /// The server's own record of the membership is gone.
+    #[error("the membership that {} recorded is lost: {what}; this server must not start with an older one: restore the file, or empty this server's directories so that it joins anew", path.display())]
+    MembershipLost {
+        /// The file that recorded it, or that names the file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// The log was used after a failed write.
     #[error("the transaction log failed before; nothing more is written to it")]
     LogFailed,
@@ -175,6 +185,36 @@ fn by(holder: &str) -> String {
 }
 
 impl StorageError {
+    /// Whether what was stored is not there any more, or cannot be trusted: another start does not help, only another
+    /// disk or a copy from the other servers does. What the system refuses for another reason (no space, no permission)
+    /// is no damage.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::LogDamaged { .. }
+            | Self::LogGap { .. }
+            | Self::SnapshotInvalid { .. }
+            | Self::NoSnapshotLoads { .. }
+            | Self::SnapshotMissing { .. }
+            | Self::EpochFile { .. }
+            | Self::EpochMismatch { .. }
+            | Self::Replay { .. }
+            | Self::MembershipLost { .. } => true,
+            Self::Io { source, .. } => {
+                let broken = [Errno::IO, Errno::UCLEAN].map(Errno::raw_os_error);
+                source
+                    .raw_os_error()
+                    .is_some_and(|code| broken.contains(&code))
+            }
+            Self::DirectoryMissing { .. }
+            | Self::Locked { .. }
+            | Self::WrongDirectory { .. }
+            | Self::TruncateTarget { .. }
+            | Self::EpochBackwards { .. }
+            | Self::LogFailed => false,
+        }
+    }
+
     /// Makes an error of the operating system say what was tried with which file.
     pub(crate) fn io(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -44,7 +44,6 @@ pub struct World {
 /// A volume.
 #[derive(Clone, Debug, Default)]
 pub struct Volume {
-    pub capacity: String,
     pub disk: Disk,
     /// What reads it finds it broken.
     pub damaged: bool,

@@ -4,7 +4,7 @@
 use operator::cluster::{Role, ServerId};
 use serde_json::{Value, json};
 
-use super::api_model::{Random, Trouble, World};
+use super::api_model::{Crash, Random, Trouble, World};
 use super::manifest::Specs;
 use super::model::run;
 use super::process::Watch;
@@ -72,7 +72,7 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
     let Some(id) = random.pick(&ids).copied() else {
         return;
     };
-    match random.below(9) {
+    match random.below(11) {
         0 => {
             world.note(format!("somebody deletes pod {id}"));
             let _ = world.store.delete(&World::pod_key(id), &Default::default());
@@ -127,7 +127,20 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
                 .filter(|it| it.id == id)
                 .for_each(|it| it.slow = slow);
         }
-        7 => {
+        7 if world.spares(id) => {
+            let ticks = 1 + random.below(20) as u32;
+            world.note(format!("member {id} is cut off from its peers for {ticks}"));
+            let servers = world.ensemble.servers.values_mut();
+            servers
+                .filter(|it| it.id == id)
+                .for_each(|it| it.cut = ticks);
+        }
+        8 => {
+            let after = random.below(12) as u64;
+            let carried_out = random.chance(50);
+            world.crash = Some(Crash { after, carried_out });
+        }
+        9 => {
             let _ = world.evict(&World::pod_key(id));
         }
         _ => {
@@ -144,7 +157,7 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
 /// Everything works again.
 fn calm(sim: &mut Sim) {
     let mut world = sim.world.lock();
-    world.trouble = None;
+    (world.trouble, world.crash) = (None, None);
     find_nodes(&mut world);
 }
 
@@ -208,7 +221,7 @@ fn random_changes_and_faults_end_as_the_last_spec_says() {
 }
 
 /// Stories of a quick run, and changes of the spec in each.
-const CASES: u64 = 100;
-const CHANGES: u64 = 20;
-const PASSES_BETWEEN_MAX: usize = 25;
+const CASES: u64 = 50;
+const CHANGES: u64 = 40;
+const PASSES_BETWEEN_MAX: usize = 13;
 const NODES: usize = 5;

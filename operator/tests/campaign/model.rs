@@ -17,7 +17,7 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn client(world: &Shared) -> Client {
-    Client::new(api_model::Api(Life::new(world, 1)), "ns")
+    Client::new(api_model::Api(Life::new(world, 0)), "ns")
 }
 
 fn manager() -> PatchParams {
@@ -263,7 +263,7 @@ fn an_operator_that_dies_sees_no_answer_and_its_last_request_may_count() {
     for carried_out in [true, false] {
         run(async {
             let world = Shared::new(World::new(1));
-            let life = Life::new(&world, 7);
+            let life = Life::new(&world, 0);
             let maps: Api<ConfigMap> =
                 Api::namespaced(Client::new(api_model::Api(life.clone()), "ns"), "ns");
             world.lock().crash = Some(Crash {

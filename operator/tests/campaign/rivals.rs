@@ -13,7 +13,7 @@ use super::stories::{deliver, installed};
 use super::tally::{Tally, in_parallel};
 
 /// Plays the phases of a scenario under two operators, and lets one of them finish each.
-async fn duel(scenario: &Scenario, seed: u64) -> Tally {
+pub async fn duel(scenario: &Scenario, seed: u64) -> Tally {
     let mut random = Random::new(seed);
     let mut world = installed(scenario).await;
     let mut tally = Tally::default();
@@ -102,7 +102,7 @@ fn two_operators_at_once_do_no_harm() {
     let scenarios = all();
     let duels: Vec<(&Scenario, u64)> = scenarios
         .iter()
-        .flat_map(|scenario| (1..=ROUNDS).map(move |seed| (scenario, seed)))
+        .flat_map(|scenario| (1..=rounds()).map(move |seed| (scenario, seed)))
         .collect();
     in_parallel("two operators", &duels, |(scenario, seed)| {
         run(duel(scenario, *seed))
@@ -110,6 +110,14 @@ fn two_operators_at_once_do_no_harm() {
     .finish();
 }
 
+/// How often each scenario is fought over: `CAMPAIGN_DUELS` asks for more.
+fn rounds() -> u64 {
+    let rounds = std::env::var("CAMPAIGN_DUELS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok());
+    rounds.unwrap_or(ROUNDS)
+}
+
 const DUEL_PASSES: u64 = 25;
-const ROUNDS: u64 = 2;
+const ROUNDS: u64 = 1;
 const YIELDS: usize = 30;

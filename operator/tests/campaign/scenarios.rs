@@ -34,6 +34,8 @@ pub enum Then {
     Serve(u64),
     /// This many passes go by.
     Pass(u64),
+    /// Minutes go by, with a pass now and then.
+    Wait(u64),
 }
 
 fn converge(name: &'static str, act: fn(&mut World)) -> Phase {
@@ -417,7 +419,7 @@ fn nodes() -> Vec<Scenario> {
                     |world| lose_node(world, someone(world, Some(true)), true),
                     Then::Serve(30),
                 ),
-                then("lost for long", |_| {}, Then::Pass(200)),
+                then("lost for long", |_| {}, Then::Wait(7)),
                 converge("back", find_nodes),
             ],
         ),
@@ -475,7 +477,7 @@ fn nodes() -> Vec<Scenario> {
                             .iter()
                             .for_each(|name| world.set_lost(name, Some(true)));
                     },
-                    Then::Pass(60),
+                    Then::Wait(2),
                 ),
                 converge("light", find_nodes),
             ],

@@ -7,7 +7,7 @@ use operator::cluster::{Role, ServerId};
 
 use super::api_model::World;
 use super::process::Watch;
-use super::scenarios::{Phase, Scenario, Then, all};
+use super::scenarios::{Scenario, Then, all};
 use super::sim::{Counts, Sim};
 use super::tally::{Tally, in_parallel};
 
@@ -36,7 +36,7 @@ pub async fn installed(scenario: &Scenario) -> World {
 }
 
 /// Plays the phases; with `crashes`, again from every point at which an operator can die.
-async fn play(scenario: &Scenario, watch: Watch, crashes: bool) -> Tally {
+pub async fn play(scenario: &Scenario, watch: Watch, crashes: bool) -> Tally {
     let mut sim = Sim::new(installed(scenario).await, watch);
     let mut tally = Tally::default();
     for (at, phase) in scenario.phases.iter().enumerate() {
@@ -122,6 +122,13 @@ pub async fn deliver(sim: &mut Sim, then: Then) -> Result<(), String> {
         Then::Converge => sim.converge().await,
         Then::Say(words) => sim.until_said(words).await,
         Then::Pass(count) => sim.steps(count).await,
+        Then::Wait(minutes) => {
+            for _ in 0..minutes {
+                sim.steps(2).await?;
+                (0..TICKS_A_MINUTE).for_each(|_| sim.world.lock().tick());
+            }
+            Ok(())
+        }
         Then::Serve(count) => {
             let mut away = 0;
             for _ in 0..count {
@@ -202,5 +209,6 @@ const CRASHES_APART: usize = 6;
 const FAILURES_MAX: usize = 4;
 /// Nodes of the model's cluster.
 const NODES: usize = 5;
+const TICKS_A_MINUTE: usize = 30;
 /// Moments that an election may take.
 const ELECTION_TICKS_MAX: u64 = 6;

@@ -1,0 +1,63 @@
+//! The chart's role for the operator allows what the passes call, and nothing more.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::api_model::calls;
+use super::model::run;
+use super::process::Watch;
+use super::rivals::duel;
+use super::scenarios::all;
+use super::stories::play;
+use super::tally::in_parallel;
+
+type Calls = BTreeSet<(String, String)>;
+
+/// What the role of one part of the chart's file allows.
+fn allowed(part: &str) -> Calls {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/zookeeper-operator/files/rbac.yaml");
+    let roles: Value = serde_yaml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let words = |rule: &Value, field: &str| -> Vec<String> {
+        let words = rule[field].as_array().unwrap().iter();
+        words
+            .map(|word| word.as_str().unwrap().to_owned())
+            .collect()
+    };
+    let rules = roles[part].as_array().unwrap();
+    let pairs = rules.iter().flat_map(|rule| {
+        let resources = words(rule, "resources");
+        let verbs = words(rule, "verbs");
+        verbs.into_iter().flat_map(move |verb| {
+            let pair = move |resource: &String| (verb.clone(), resource.clone());
+            resources.iter().map(pair).collect::<Vec<_>>()
+        })
+    });
+    pairs.collect()
+}
+
+#[test]
+fn the_role_allows_what_is_called_and_nothing_more() {
+    let scenarios = all();
+    let tally = in_parallel("permissions", &scenarios, |scenario| {
+        run(async {
+            let mut tally = play(scenario, Watch::Gappy, false).await;
+            // Two at once find what the other one has just made.
+            tally += duel(scenario, 1).await;
+            tally
+        })
+    });
+    tally.finish();
+    let called = calls().lock().unwrap().clone();
+    let allowed = allowed("ensembles");
+    let refused: Vec<_> = called.difference(&allowed).collect();
+    assert!(refused.is_empty(), "called, and not allowed: {refused:?}");
+    // The watches are not part of a pass.
+    let idle: Vec<_> = allowed
+        .difference(&called)
+        .filter(|(verb, _)| verb != "list" && verb != "watch")
+        .collect();
+    assert!(idle.is_empty(), "allowed, and never called: {idle:?}");
+}

@@ -12,7 +12,8 @@ use expect_test::{Expect, expect};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
 use operator::cluster::{Cluster, ServerId};
-use operator::crd::ZooKeeperEnsemble;
+use operator::crd::status::MemberStatus;
+use operator::crd::{ZooKeeperEnsemble, ZooKeeperEnsembleStatus};
 use operator::desired::desired;
 use operator::ensemble::Told;
 use operator::kubernetes::Settings;
@@ -660,4 +661,42 @@ fn a_configuration_that_says_an_old_role_is_written_anew() {
     scene.check_plan(expect!["write the configuration of member 2 anew\n"]);
     scene.seen.configs = vec![config("tickTime=2000\n")];
     scene.check_plan(expect!["At rest\n"]);
+}
+
+#[test]
+fn a_pod_that_went_from_a_cordoned_node_was_drained() {
+    let mut scene = three();
+    let member = |id: u32| MemberStatus {
+        id,
+        pod_uid: Some(format!("pod-before-{id}")),
+        node: Some(format!("n{id}")),
+        ..MemberStatus::default()
+    };
+    let mut status = ZooKeeperEnsembleStatus {
+        members: vec![member(2), member(3)],
+        ..ZooKeeperEnsembleStatus::default()
+    };
+    scene.ensemble.status = Some(status.clone());
+    let cordon = |scene: &mut Scene, id: u32| {
+        let name = Some(format!("n{id}"));
+        let mut nodes = scene.seen.nodes.iter_mut();
+        let node = nodes.find(|node| node.metadata.name == name).unwrap();
+        Arc::make_mut(node).spec = serde_json::from_value(json!({"unschedulable": true})).unwrap();
+    };
+    let drained = |scene: &Scene| -> Vec<u32> {
+        let observed = scene.look().unwrap();
+        let evicted = observed.members.iter().filter(|(_, member)| member.evicted);
+        evicted.map(|(id, _)| id.0).collect()
+    };
+    assert_eq!(
+        drained(&scene),
+        [0; 0],
+        "a pod that is no more is not enough"
+    );
+    cordon(&mut scene, 1);
+    cordon(&mut scene, 3);
+    assert_eq!(drained(&scene), [3]);
+    status.members[1].pod_uid = Some("pod-3".into());
+    scene.ensemble.status = Some(status);
+    assert_eq!(drained(&scene), [0; 0], "it is there still");
 }

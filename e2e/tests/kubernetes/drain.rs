@@ -35,6 +35,7 @@ fn evictions_are_refused_when_they_would_cost_the_quorum() -> Result<()> {
             );
         }
         ensemble.wait_at_rest(AT_REST)?;
+        wait_budget(&ensemble)?;
         evict(&ensemble, leader)
     })?;
     served.end()?;
@@ -53,6 +54,16 @@ fn evictions_are_refused_when_they_would_cost_the_quorum() -> Result<()> {
         "a single voter has a budget"
     );
     stage.passed()
+}
+
+/// The budget counts pods that the kubelet finds ready, which comes after they serve.
+fn wait_budget(ensemble: &Ensemble<'_>) -> Result<()> {
+    let what = "the voters' budget to allow an eviction";
+    ensemble
+        .namespace
+        .wait(what, ["pdb", "demo-voters"], AT_REST, |budget| {
+            (budget["status"]["disruptionsAllowed"] == 1).then_some(())
+        })
 }
 
 /// As `kubectl drain` does it.

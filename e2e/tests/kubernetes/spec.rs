@@ -43,7 +43,7 @@ fn wrongs() -> [Wrong; 3] {
         },
         Wrong {
             what: "a configuration that the server refuses",
-            wrong: json!({"config": {"snapshot.compression.method": "zip"}}),
+            wrong: json!({"config": {"quorum.auth.enableSasl": "true"}}),
             right: json!({"config": null}),
             words: "refuses its configuration",
             reason: "BadTemplate",

@@ -34,6 +34,13 @@ pub(super) fn is_evicted(pod: &Pod) -> bool {
     of_pod(pod, "DisruptionTarget").is_some_and(|condition| condition.status == "True")
 }
 
+/// Whether a node takes no further pods, as while it is drained.
+pub(super) fn is_cordoned(node: &Node) -> bool {
+    node.spec
+        .as_ref()
+        .is_some_and(|spec| spec.unschedulable == Some(true))
+}
+
 /// The node's `Ready` condition, when it does not hold.
 pub(super) fn not_ready(node: &Node) -> Option<&NodeCondition> {
     let conditions = node

@@ -12,8 +12,8 @@ use thiserror::Error;
 
 use super::{Settings, condition, health, names};
 use crate::cluster::{Cluster, Role, ServerId};
-use crate::crd::ZooKeeperEnsemble;
 use crate::crd::status::MembershipStatus;
+use crate::crd::{ZooKeeperEnsemble, ZooKeeperEnsembleStatus};
 use crate::desired::Desired;
 use crate::ensemble::Told;
 use crate::membership::{Membership, Server};
@@ -101,6 +101,7 @@ pub fn observed(
         if !member.retired {
             health::condemn(cluster, &mut member, parts, seen, now);
         }
+        member.evicted |= status.is_some_and(|status| was_drained(status, *id, &member, seen));
         observed.members.insert(*id, member);
     }
     let leader = observed.leader().and_then(|id| told.get(&id));
@@ -116,6 +117,28 @@ pub fn observed(
         member.rendered_role = rendered(&name, seen).or(known.role(*id));
     }
     Ok(observed)
+}
+
+/// Whether the pod that the status tells of is no more, and its node takes none: it was drained. An operator that was
+/// itself on that node does not see the eviction.
+fn was_drained(
+    status: &ZooKeeperEnsembleStatus,
+    id: ServerId,
+    member: &Member,
+    seen: &Seen,
+) -> bool {
+    let mut told = status.members.iter();
+    let Some(told) = told.find(|told| told.id == id.0) else {
+        return false;
+    };
+    let drained = |name: &String| {
+        let mut nodes = seen.nodes.iter();
+        let node = nodes.find(|node| node.metadata.name.as_ref() == Some(name));
+        node.is_some_and(|node| condition::is_cordoned(node))
+    };
+    told.pod_uid.is_some()
+        && told.pod_uid != member.pod.uid
+        && told.node.as_ref().is_some_and(drained)
 }
 
 /// The role that a member's configuration says.

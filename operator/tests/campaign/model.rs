@@ -212,16 +212,8 @@ fn a_claim_in_use_outlives_its_deletion_and_a_pod_stops_gracefully() {
             .lock()
             .ask("demo-1.demo-headless.ns.svc.cluster.local:2181");
         assert!(told.is_some_and(|told| told.answer.state == operator::observed::State::Leader));
-        let size = claims
-            .get("data")
-            .await
-            .unwrap()
-            .spec
-            .unwrap()
-            .resources
-            .unwrap()
-            .requests
-            .unwrap();
+        let spec = claims.get("data").await.unwrap().spec.unwrap();
+        let size = spec.resources.unwrap().requests.unwrap();
         assert_eq!(
             size["storage"].0, "1Gi",
             "quantities come back in their canonical form"

@@ -65,7 +65,17 @@ fn scenario(name: &'static str, start: Value, phases: Vec<Phase>) -> Scenario {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [sizes(), changes(), mistakes(), losses(), nodes(), lives()].concat()
+    [
+        sizes(),
+        changes(),
+        mistakes(),
+        losses(),
+        endings(),
+        nodes(),
+        farewells(),
+        lives(),
+    ]
+    .concat()
 }
 
 fn voters(world: &mut World, count: u32) {
@@ -332,32 +342,36 @@ fn losses() -> Vec<Scenario> {
                 converge("an observer's", |world| damage(world, someone(world, None))),
             ],
         ),
-        scenario(
-            "pods that have ended, and objects that are gone",
-            spec(3, 1),
-            vec![
-                converge("a node shut down in good order", |world| {
-                    let key = World::pod_key(someone(world, Some(false)));
-                    world
-                        .store
-                        .edit(&key, |pod| pod["status"]["phase"] = json!("Failed"));
-                }),
-                converge("shared objects deleted", |world| {
-                    for (resource, name) in SHARED_OBJECTS {
-                        let key = Key::new(resource, "ns", name);
-                        world.store.delete(&key, &Default::default()).unwrap();
-                    }
-                }),
-                converge("members' files deleted", |world| {
-                    let id = someone(world, Some(false));
-                    world
-                        .store
-                        .remove(&Key::new("configmaps", "ns", &format!("demo-{id}")));
-                    delete_pod(world, id);
-                }),
-            ],
-        ),
     ]
+}
+
+/// What ends by itself, and objects that somebody removes.
+fn endings() -> Vec<Scenario> {
+    vec![scenario(
+        "pods that have ended, and objects that are gone",
+        spec(3, 1),
+        vec![
+            converge("a node shut down in good order", |world| {
+                let key = World::pod_key(someone(world, Some(false)));
+                world
+                    .store
+                    .edit(&key, |pod| pod["status"]["phase"] = json!("Failed"));
+            }),
+            converge("shared objects deleted", |world| {
+                for (resource, name) in SHARED_OBJECTS {
+                    let key = Key::new(resource, "ns", name);
+                    world.store.delete(&key, &Default::default()).unwrap();
+                }
+            }),
+            converge("members' files deleted", |world| {
+                let id = someone(world, Some(false));
+                world
+                    .store
+                    .remove(&Key::new("configmaps", "ns", &format!("demo-{id}")));
+                delete_pod(world, id);
+            }),
+        ],
+    )]
 }
 
 /// The node of a member.
@@ -452,6 +466,12 @@ fn nodes() -> Vec<Scenario> {
                 lose_node(world, someone(world, Some(true)), false)
             })],
         ),
+    ]
+}
+
+/// Nodes that are emptied, and all that are off.
+fn farewells() -> Vec<Scenario> {
+    vec![
         scenario(
             "nodes drained",
             spec(3, 2),

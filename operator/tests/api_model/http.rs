@@ -218,9 +218,8 @@ impl Call {
             .split('/')
             .filter(|part| !part.is_empty())
             .collect();
-        let rest = match path.as_slice() {
-            ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
-            _ => return Err(format!("no such path: {}", parts.uri)),
+        let (["api", _, rest @ ..] | ["apis", _, _, rest @ ..]) = path.as_slice() else {
+            return Err(format!("no such path: {}", parts.uri));
         };
         let (namespace, rest) = match rest {
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
@@ -293,15 +292,12 @@ impl World {
             Some(subresource) => format!("{}/{subresource}", call.key.resource),
             None => call.key.resource.clone(),
         };
-        let called = (call.verb.to_owned(), resource);
-        if !self.calls.contains(&called) {
-            // The model's own tests are nobody's operator.
-            if operator > 0 {
-                let mut all = calls().lock().expect("nothing panics in between");
-                all.insert(called.clone());
-            }
-            self.calls.insert(called);
+        let absent = self.store.find(&call.key).is_none();
+        if call.verb == "patch" && absent {
+            // An apply that makes an object needs leave to make one.
+            self.note_call(operator, "create", &resource);
         }
+        self.note_call(operator, call.verb, &resource);
         safety::before(self, operator, call.verb, &call.key, &call.body);
         let subresource = call.subresource.as_deref();
         let answer = match call.verb {
@@ -350,6 +346,15 @@ impl World {
         list.extend(texts.join(&b","[..]));
         list.extend(b"]}");
         list
+    }
+
+    fn note_call(&mut self, operator: u64, verb: &str, resource: &str) {
+        let called = (verb.to_owned(), resource.to_owned());
+        // The model's own tests are nobody's operator.
+        if operator > 0 && self.calls.insert(called.clone()) {
+            let mut all = calls().lock().expect("nothing panics in between");
+            all.insert(called);
+        }
     }
 
     /// Remembers that an operator has been shown an object.

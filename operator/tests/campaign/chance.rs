@@ -178,7 +178,7 @@ impl World {
             return false;
         };
         let doomed = |id: &ServerId| {
-            let claim = self.store.find(&World::claim_key(id.0));
+            let claim = self.store.find(&Self::claim_key(id.0));
             claim.is_none_or(|claim| !claim["metadata"]["deletionTimestamp"].is_null())
         };
         let holders = self
@@ -221,7 +221,7 @@ fn random_changes_and_faults_end_as_the_last_spec_says() {
 }
 
 /// Stories of a quick run, and changes of the spec in each.
-const CASES: u64 = 50;
-const CHANGES: u64 = 40;
-const PASSES_BETWEEN_MAX: usize = 13;
+const CASES: u64 = 36;
+const CHANGES: u64 = 60;
+const PASSES_BETWEEN_MAX: usize = 9;
 const NODES: usize = 5;

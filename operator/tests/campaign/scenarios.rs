@@ -176,6 +176,24 @@ fn changes() -> Vec<Scenario> {
             ],
         ),
         scenario(
+            "policies switched off and on",
+            spec(3, 1),
+            vec![
+                converge("off", |world| {
+                    world.edit_spec(|spec| {
+                        spec["networkPolicy"]["enabled"] = json!(false);
+                        spec["podDisruptionBudget"]["enabled"] = json!(false);
+                    });
+                }),
+                converge("on", |world| {
+                    world.edit_spec(|spec| {
+                        spec["networkPolicy"]["enabled"] = json!(true);
+                        spec["podDisruptionBudget"]["enabled"] = json!(true);
+                    });
+                }),
+            ],
+        ),
+        scenario(
             "everything at once",
             spec(3, 2),
             vec![converge("all", |world| {

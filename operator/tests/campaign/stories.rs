@@ -36,7 +36,7 @@ pub async fn installed(scenario: &Scenario) -> World {
 }
 
 /// Plays the phases; with `crashes`, again from every point at which an operator can die.
-pub async fn play(scenario: &Scenario, watch: Watch, crashes: bool) -> Tally {
+async fn play(scenario: &Scenario, watch: Watch, crashes: bool) -> Tally {
     let mut sim = Sim::new(installed(scenario).await, watch);
     let mut tally = Tally::default();
     for (at, phase) in scenario.phases.iter().enumerate() {
@@ -83,7 +83,7 @@ fn watches(point: usize, before: u64) -> Vec<Watch> {
     match std::env::var("CAMPAIGN_CRASHES").as_deref() {
         Ok("all") => ways.to_vec(),
         Ok("once") => vec![ways[point % 3]],
-        _ if point % CRASHES_APART == 0 => vec![ways[point / CRASHES_APART % 3]],
+        _ if point.is_multiple_of(CRASHES_APART) => vec![ways[point / CRASHES_APART % 3]],
         _ => Vec::new(),
     }
 }
@@ -204,7 +204,7 @@ fn every_scenario_survives_a_crash_after_every_request() {
 }
 
 /// A quick campaign dies at every so many requests.
-const CRASHES_APART: usize = 6;
+const CRASHES_APART: usize = 9;
 /// More failures of one scenario tell nothing new.
 const FAILURES_MAX: usize = 4;
 /// Nodes of the model's cluster.

@@ -17,6 +17,7 @@ mod world;
 
 pub use cache::Cache;
 pub use defaults::bytes;
+pub use ensemble::Server;
 pub use http::{Api, Life, calls};
 pub use random::Random;
 pub use store::{CUSTOM, Key};

@@ -4,7 +4,7 @@
 use operator::cluster::{Role, ServerId};
 use serde_json::{Value, json};
 
-use super::api_model::{Crash, Random, Trouble, World};
+use super::api_model::{Crash, Random, Server, Trouble, World};
 use super::manifest::Specs;
 use super::model::run;
 use super::process::Watch;
@@ -80,12 +80,7 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
         1 => {
             let ticks = 1 + random.below(10) as u32;
             world.note(format!("member {id} falls silent for {ticks}"));
-            world
-                .ensemble
-                .servers
-                .values_mut()
-                .filter(|it| it.id == id)
-                .for_each(|it| it.silent = ticks);
+            each_of(&mut world, id, |server| server.silent = ticks);
         }
         2 if world.spares(id) => {
             world.note(format!("somebody deletes the claim of member {id}"));
@@ -105,35 +100,15 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
                 percent,
             });
         }
-        5 => {
-            let lost = world
-                .machines
-                .values()
-                .any(|machine| machine.lost.is_some());
-            let name = format!("node-{}", 1 + random.below(NODES));
-            let (power, spared) = (random.chance(50), world.spares_node(&name));
-            match lost {
-                true => find_nodes(&mut world),
-                false if spared => world.set_lost(&name, Some(power)),
-                false => {}
-            }
-        }
+        5 => lose_or_find_nodes(&mut world, random),
         6 => {
             let slow = random.below(5) as u32;
-            world
-                .ensemble
-                .servers
-                .values_mut()
-                .filter(|it| it.id == id)
-                .for_each(|it| it.slow = slow);
+            each_of(&mut world, id, |server| server.slow = slow);
         }
         7 if world.spares(id) => {
             let ticks = 1 + random.below(20) as u32;
             world.note(format!("member {id} is cut off from its peers for {ticks}"));
-            let servers = world.ensemble.servers.values_mut();
-            servers
-                .filter(|it| it.id == id)
-                .for_each(|it| it.cut = ticks);
+            each_of(&mut world, id, |server| server.cut = ticks);
         }
         8 => {
             let after = random.below(12) as u64;
@@ -151,6 +126,27 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
             drop(world);
             sim.restart(watch);
         }
+    }
+}
+
+/// All lives of the server with this id.
+fn each_of(world: &mut World, id: u32, act: impl FnMut(&mut Server)) {
+    let servers = world.ensemble.servers.values_mut();
+    servers.filter(|server| server.id == id).for_each(act);
+}
+
+/// One node is lost at a time.
+fn lose_or_find_nodes(world: &mut World, random: &mut Random) {
+    let lost = world
+        .machines
+        .values()
+        .any(|machine| machine.lost.is_some());
+    let name = format!("node-{}", 1 + random.below(NODES));
+    let (power, spared) = (random.chance(50), world.spares_node(&name));
+    match lost {
+        true => find_nodes(world),
+        false if spared => world.set_lost(&name, Some(power)),
+        false => {}
     }
 }
 

@@ -68,6 +68,7 @@ pub fn all() -> Vec<Scenario> {
     [
         sizes(),
         changes(),
+        policies(),
         mistakes(),
         losses(),
         endings(),
@@ -158,6 +159,12 @@ fn changes() -> Vec<Scenario> {
                 world.edit_spec(|spec| spec["storage"]["size"] = json!("20Gi"))
             })],
         ),
+    ]
+}
+
+/// What the operator may do, and all kinds of changes together.
+fn policies() -> Vec<Scenario> {
+    vec![
         scenario(
             "paused",
             spec(3, 0),

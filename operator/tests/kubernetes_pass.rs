@@ -1,10 +1,6 @@
 //! One pass against a small API server: what is asked, in which order, and what becomes of a refusal.
 #![allow(
     clippy::unwrap_used,
-    reason = "a test that cannot go on may say so by its line"
-)]
-#![allow(
-    clippy::unwrap_used,
     reason = "a test that panics has failed, which is what it is for"
 )]
 

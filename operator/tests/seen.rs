@@ -640,10 +640,8 @@ fn a_wrong_template_then_a_right_one_starts_anew_without_a_leader() {
     let cluster = scene.cluster();
     let plan = next(&cluster, &desired(&cluster), &scene.look().unwrap());
     assert_eq!(plan.to_string(), "restart member 1");
-    assert_eq!(
-        scene.look().unwrap().members[&ServerId(1)].instance,
-        Instance::Running
-    );
+    let looked = scene.look().unwrap();
+    assert_eq!(looked.members[&ServerId(1)].instance, Instance::Running);
     // Silent ones that their kubelets call ready are left alone.
     scene.told.clear();
     let plan = next(&cluster, &desired(&cluster), &scene.look().unwrap());

@@ -39,8 +39,8 @@ pub struct Server {
     pub mode: Mode,
     /// Moments for which it answers nobody outside the ensemble.
     pub silent: u32,
-    /// Cut off from its peers.
-    pub cut: bool,
+    /// Moments for which it is cut off from its peers.
+    pub cut: u32,
     /// Moments that it needs to catch up.
     pub slow: u32,
 }
@@ -136,7 +136,7 @@ impl World {
 
     /// Whether the others reach a process.
     fn connected(&self, server: &Server) -> bool {
-        !server.cut
+        server.cut == 0
             && self
                 .machines
                 .get(&server.node)
@@ -178,6 +178,7 @@ impl World {
     pub fn tick_ensemble(&mut self) {
         for server in self.ensemble.servers.values_mut() {
             server.silent = server.silent.saturating_sub(1);
+            server.cut = server.cut.saturating_sub(1);
             if let Mode::Starting(left) = server.mode {
                 server.mode = if left <= 1 {
                     Mode::Looking
@@ -186,21 +187,19 @@ impl World {
                 };
             }
         }
-        let fresh = self.keep_leader();
+        self.keep_leader();
         if self.ensemble.leader.is_none() {
             self.elect();
         }
-        if !fresh {
-            self.follow();
-        }
+        self.follow();
         self.write();
         self.check_data();
     }
 
     /// A leader without a quorum behind it steps down.
-    fn keep_leader(&mut self) -> bool {
+    fn keep_leader(&mut self) {
         let Some(leader) = self.ensemble.leader.clone() else {
-            return false;
+            return;
         };
         let quorate = self.ensemble.servers.get(&leader).is_some_and(|server| {
             let committed = self.ensemble.committed.clone().unwrap_or_default();
@@ -214,7 +213,6 @@ impl World {
         if !quorate {
             self.ensemble.leader = None;
         }
-        !quorate
     }
 
     fn elect(&mut self) {

@@ -2,8 +2,8 @@
 //! of a request, and requests fail that were carried out all the same.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use ::http::{Method, Request, Response};
@@ -218,9 +218,8 @@ impl Call {
             .split('/')
             .filter(|part| !part.is_empty())
             .collect();
-        let rest = match path.as_slice() {
-            ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
-            _ => return Err(format!("no such path: {}", parts.uri)),
+        let (["api", _, rest @ ..] | ["apis", _, _, rest @ ..]) = path.as_slice() else {
+            return Err(format!("no such path: {}", parts.uri));
         };
         let (namespace, rest) = match rest {
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
@@ -293,7 +292,12 @@ impl World {
             Some(subresource) => format!("{}/{subresource}", call.key.resource),
             None => call.key.resource.clone(),
         };
-        self.calls.insert((call.verb.to_owned(), resource));
+        let absent = self.store.find(&call.key).is_none();
+        if call.verb == "patch" && absent {
+            // An apply that makes an object needs leave to make one.
+            self.note_call(operator, "create", &resource);
+        }
+        self.note_call(operator, call.verb, &resource);
         safety::before(self, operator, call.verb, &call.key, &call.body);
         let subresource = call.subresource.as_deref();
         let answer = match call.verb {
@@ -344,6 +348,15 @@ impl World {
         list
     }
 
+    fn note_call(&mut self, operator: u64, verb: &str, resource: &str) {
+        let called = (verb.to_owned(), resource.to_owned());
+        // The model's own tests are nobody's operator.
+        if operator > 0 && self.calls.insert(called.clone()) {
+            let mut all = calls().lock().expect("nothing panics in between");
+            all.insert(called);
+        }
+    }
+
     /// Remembers that an operator has been shown an object.
     pub fn show(&mut self, operator: u64, object: &Value) {
         if let Some(uid) = object["metadata"]["uid"].as_str() {
@@ -353,6 +366,12 @@ impl World {
             }
         }
     }
+}
+
+/// Verbs and resources that were called in any world.
+pub fn calls() -> &'static Mutex<BTreeSet<(String, String)>> {
+    static CALLS: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+    &CALLS
 }
 
 /// What the real server asks of an apply.

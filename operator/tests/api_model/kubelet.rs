@@ -244,13 +244,7 @@ impl World {
                 {
                     continue;
                 }
-                self.volumes.insert(
-                    uid.clone(),
-                    Volume {
-                        capacity: wanted.clone(),
-                        ..Volume::default()
-                    },
-                );
+                self.volumes.insert(uid.clone(), Volume::default());
                 self.store.edit(&key, |claim| {
                     claim["spec"]["volumeName"] = json!(format!("pv-{uid}"));
                     claim["status"] = json!({"phase": "Bound", "capacity": {"storage": wanted}, "accessModes": ["ReadWriteOnce"]});
@@ -473,7 +467,7 @@ impl World {
             observer: false,
             mode: Mode::Starting(2),
             silent: 0,
-            cut: false,
+            cut: 0,
             slow: 0,
         };
         super::safety::before_start(self, pod, &server);

@@ -17,7 +17,8 @@ mod world;
 
 pub use cache::Cache;
 pub use defaults::bytes;
-pub use http::{Api, Life};
+pub use ensemble::Server;
+pub use http::{Api, Life, calls};
 pub use random::Random;
 pub use store::{CUSTOM, Key};
 pub use world::{Crash, Shared, Trouble, World};

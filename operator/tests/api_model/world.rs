@@ -35,7 +35,7 @@ pub struct World {
     /// Verbs and resources that were called.
     pub calls: BTreeSet<(String, String)>,
     /// The world before each write, and after the last one of a pass, while somebody wants to know.
-    pub recorder: Option<Vec<World>>,
+    pub recorder: Option<Vec<Self>>,
     /// What must never happen and did.
     pub violations: Vec<String>,
     trace: VecDeque<String>,
@@ -44,7 +44,6 @@ pub struct World {
 /// A volume.
 #[derive(Clone, Debug, Default)]
 pub struct Volume {
-    pub capacity: String,
     pub disk: Disk,
     /// What reads it finds it broken.
     pub damaged: bool,

@@ -4,7 +4,7 @@
 use operator::cluster::{Role, ServerId};
 use serde_json::{Value, json};
 
-use super::api_model::{Random, Trouble, World};
+use super::api_model::{Crash, Random, Server, Trouble, World};
 use super::manifest::Specs;
 use super::model::run;
 use super::process::Watch;
@@ -72,7 +72,7 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
     let Some(id) = random.pick(&ids).copied() else {
         return;
     };
-    match random.below(9) {
+    match random.below(11) {
         0 => {
             world.note(format!("somebody deletes pod {id}"));
             let _ = world.store.delete(&World::pod_key(id), &Default::default());
@@ -80,12 +80,7 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
         1 => {
             let ticks = 1 + random.below(10) as u32;
             world.note(format!("member {id} falls silent for {ticks}"));
-            world
-                .ensemble
-                .servers
-                .values_mut()
-                .filter(|it| it.id == id)
-                .for_each(|it| it.silent = ticks);
+            each_of(&mut world, id, |server| server.silent = ticks);
         }
         2 if world.spares(id) => {
             world.note(format!("somebody deletes the claim of member {id}"));
@@ -105,29 +100,22 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
                 percent,
             });
         }
-        5 => {
-            let lost = world
-                .machines
-                .values()
-                .any(|machine| machine.lost.is_some());
-            let name = format!("node-{}", 1 + random.below(NODES));
-            let (power, spared) = (random.chance(50), world.spares_node(&name));
-            match lost {
-                true => find_nodes(&mut world),
-                false if spared => world.set_lost(&name, Some(power)),
-                false => {}
-            }
-        }
+        5 => lose_or_find_nodes(&mut world, random),
         6 => {
             let slow = random.below(5) as u32;
-            world
-                .ensemble
-                .servers
-                .values_mut()
-                .filter(|it| it.id == id)
-                .for_each(|it| it.slow = slow);
+            each_of(&mut world, id, |server| server.slow = slow);
         }
-        7 => {
+        7 if world.spares(id) => {
+            let ticks = 1 + random.below(20) as u32;
+            world.note(format!("member {id} is cut off from its peers for {ticks}"));
+            each_of(&mut world, id, |server| server.cut = ticks);
+        }
+        8 => {
+            let after = random.below(12) as u64;
+            let carried_out = random.chance(50);
+            world.crash = Some(Crash { after, carried_out });
+        }
+        9 => {
             let _ = world.evict(&World::pod_key(id));
         }
         _ => {
@@ -141,10 +129,31 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
     }
 }
 
+/// All lives of the server with this id.
+fn each_of(world: &mut World, id: u32, act: impl FnMut(&mut Server)) {
+    let servers = world.ensemble.servers.values_mut();
+    servers.filter(|server| server.id == id).for_each(act);
+}
+
+/// One node is lost at a time.
+fn lose_or_find_nodes(world: &mut World, random: &mut Random) {
+    let lost = world
+        .machines
+        .values()
+        .any(|machine| machine.lost.is_some());
+    let name = format!("node-{}", 1 + random.below(NODES));
+    let (power, spared) = (random.chance(50), world.spares_node(&name));
+    match lost {
+        true => find_nodes(world),
+        false if spared => world.set_lost(&name, Some(power)),
+        false => {}
+    }
+}
+
 /// Everything works again.
 fn calm(sim: &mut Sim) {
     let mut world = sim.world.lock();
-    world.trouble = None;
+    (world.trouble, world.crash) = (None, None);
     find_nodes(&mut world);
 }
 
@@ -165,7 +174,7 @@ impl World {
             return false;
         };
         let doomed = |id: &ServerId| {
-            let claim = self.store.find(&World::claim_key(id.0));
+            let claim = self.store.find(&Self::claim_key(id.0));
             claim.is_none_or(|claim| !claim["metadata"]["deletionTimestamp"].is_null())
         };
         let holders = self
@@ -208,7 +217,7 @@ fn random_changes_and_faults_end_as_the_last_spec_says() {
 }
 
 /// Stories of a quick run, and changes of the spec in each.
-const CASES: u64 = 100;
-const CHANGES: u64 = 20;
-const PASSES_BETWEEN_MAX: usize = 25;
+const CASES: u64 = 36;
+const CHANGES: u64 = 60;
+const PASSES_BETWEEN_MAX: usize = 9;
 const NODES: usize = 5;

@@ -12,6 +12,7 @@ mod api_model;
 mod chance;
 mod manifest;
 mod model;
+mod permissions;
 mod process;
 mod rivals;
 mod scenarios;

@@ -17,7 +17,7 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn client(world: &Shared) -> Client {
-    Client::new(api_model::Api(Life::new(world, 1)), "ns")
+    Client::new(api_model::Api(Life::new(world, 0)), "ns")
 }
 
 fn manager() -> PatchParams {
@@ -212,16 +212,8 @@ fn a_claim_in_use_outlives_its_deletion_and_a_pod_stops_gracefully() {
             .lock()
             .ask("demo-1.demo-headless.ns.svc.cluster.local:2181");
         assert!(told.is_some_and(|told| told.answer.state == operator::observed::State::Leader));
-        let size = claims
-            .get("data")
-            .await
-            .unwrap()
-            .spec
-            .unwrap()
-            .resources
-            .unwrap()
-            .requests
-            .unwrap();
+        let spec = claims.get("data").await.unwrap().spec.unwrap();
+        let size = spec.resources.unwrap().requests.unwrap();
         assert_eq!(
             size["storage"].0, "1Gi",
             "quantities come back in their canonical form"
@@ -263,7 +255,7 @@ fn an_operator_that_dies_sees_no_answer_and_its_last_request_may_count() {
     for carried_out in [true, false] {
         run(async {
             let world = Shared::new(World::new(1));
-            let life = Life::new(&world, 7);
+            let life = Life::new(&world, 0);
             let maps: Api<ConfigMap> =
                 Api::namespaced(Client::new(api_model::Api(life.clone()), "ns"), "ns");
             world.lock().crash = Some(Crash {

@@ -34,6 +34,8 @@ pub enum Then {
     Serve(u64),
     /// This many passes go by.
     Pass(u64),
+    /// Minutes go by, with a pass now and then.
+    Wait(u64),
 }
 
 fn converge(name: &'static str, act: fn(&mut World)) -> Phase {
@@ -63,7 +65,18 @@ fn scenario(name: &'static str, start: Value, phases: Vec<Phase>) -> Scenario {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [sizes(), changes(), mistakes(), losses(), nodes(), lives()].concat()
+    [
+        sizes(),
+        changes(),
+        policies(),
+        mistakes(),
+        losses(),
+        endings(),
+        nodes(),
+        farewells(),
+        lives(),
+    ]
+    .concat()
 }
 
 fn voters(world: &mut World, count: u32) {
@@ -146,6 +159,12 @@ fn changes() -> Vec<Scenario> {
                 world.edit_spec(|spec| spec["storage"]["size"] = json!("20Gi"))
             })],
         ),
+    ]
+}
+
+/// What the operator may do, and all kinds of changes together.
+fn policies() -> Vec<Scenario> {
+    vec![
         scenario(
             "paused",
             spec(3, 0),
@@ -160,6 +179,24 @@ fn changes() -> Vec<Scenario> {
                 ),
                 converge("now", |world| {
                     world.edit_spec(|spec| spec["updatePolicy"]["pause"] = json!(false))
+                }),
+            ],
+        ),
+        scenario(
+            "policies switched off and on",
+            spec(3, 1),
+            vec![
+                converge("off", |world| {
+                    world.edit_spec(|spec| {
+                        spec["networkPolicy"]["enabled"] = json!(false);
+                        spec["podDisruptionBudget"]["enabled"] = json!(false);
+                    });
+                }),
+                converge("on", |world| {
+                    world.edit_spec(|spec| {
+                        spec["networkPolicy"]["enabled"] = json!(true);
+                        spec["podDisruptionBudget"]["enabled"] = json!(true);
+                    });
                 }),
             ],
         ),
@@ -330,32 +367,36 @@ fn losses() -> Vec<Scenario> {
                 converge("an observer's", |world| damage(world, someone(world, None))),
             ],
         ),
-        scenario(
-            "pods that have ended, and objects that are gone",
-            spec(3, 1),
-            vec![
-                converge("a node shut down in good order", |world| {
-                    let key = World::pod_key(someone(world, Some(false)));
-                    world
-                        .store
-                        .edit(&key, |pod| pod["status"]["phase"] = json!("Failed"));
-                }),
-                converge("shared objects deleted", |world| {
-                    for (resource, name) in SHARED_OBJECTS {
-                        let key = Key::new(resource, "ns", name);
-                        world.store.delete(&key, &Default::default()).unwrap();
-                    }
-                }),
-                converge("members' files deleted", |world| {
-                    let id = someone(world, Some(false));
-                    world
-                        .store
-                        .remove(&Key::new("configmaps", "ns", &format!("demo-{id}")));
-                    delete_pod(world, id);
-                }),
-            ],
-        ),
     ]
+}
+
+/// What ends by itself, and objects that somebody removes.
+fn endings() -> Vec<Scenario> {
+    vec![scenario(
+        "pods that have ended, and objects that are gone",
+        spec(3, 1),
+        vec![
+            converge("a node shut down in good order", |world| {
+                let key = World::pod_key(someone(world, Some(false)));
+                world
+                    .store
+                    .edit(&key, |pod| pod["status"]["phase"] = json!("Failed"));
+            }),
+            converge("shared objects deleted", |world| {
+                for (resource, name) in SHARED_OBJECTS {
+                    let key = Key::new(resource, "ns", name);
+                    world.store.delete(&key, &Default::default()).unwrap();
+                }
+            }),
+            converge("members' files deleted", |world| {
+                let id = someone(world, Some(false));
+                world
+                    .store
+                    .remove(&Key::new("configmaps", "ns", &format!("demo-{id}")));
+                delete_pod(world, id);
+            }),
+        ],
+    )]
 }
 
 /// The node of a member.
@@ -417,7 +458,7 @@ fn nodes() -> Vec<Scenario> {
                     |world| lose_node(world, someone(world, Some(true)), true),
                     Then::Serve(30),
                 ),
-                then("lost for long", |_| {}, Then::Pass(200)),
+                then("lost for long", |_| {}, Then::Wait(7)),
                 converge("back", find_nodes),
             ],
         ),
@@ -450,6 +491,12 @@ fn nodes() -> Vec<Scenario> {
                 lose_node(world, someone(world, Some(true)), false)
             })],
         ),
+    ]
+}
+
+/// Nodes that are emptied, and all that are off.
+fn farewells() -> Vec<Scenario> {
+    vec![
         scenario(
             "nodes drained",
             spec(3, 2),
@@ -475,7 +522,7 @@ fn nodes() -> Vec<Scenario> {
                             .iter()
                             .for_each(|name| world.set_lost(name, Some(true)));
                     },
-                    Then::Pass(60),
+                    Then::Wait(2),
                 ),
                 converge("light", find_nodes),
             ],
@@ -503,14 +550,20 @@ fn lives() -> Vec<Scenario> {
             "deleted with its data, and made anew",
             gone,
             vec![
-                then("deleted", delete_ensemble, Then::Pass(10)),
+                then(
+                    "deleted",
+                    |world| {
+                        delete_ensemble(world);
+                        forget_ensemble(world);
+                    },
+                    Then::Pass(10),
+                ),
                 converge("made anew", |world| {
                     assert!(
                         world.volumes.is_empty(),
                         "the data goes with the ensemble: {:?}",
                         world.volumes
                     );
-                    forget_ensemble(world);
                     world.create_ensemble(spec(3, 0));
                 }),
             ],

@@ -280,7 +280,20 @@ pub fn settled(world: &World) -> Result<(), String> {
             return Err(format!("member {down} does not serve"));
         }
     }
-    let pods = world.store.all("pods").count();
+    // A pod that cannot end on a node that is away stays until the node is back, or is deleted.
+    let stranded = |pod: &Value| {
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        let away = world
+            .machines
+            .get(node)
+            .is_some_and(|machine| machine.lost.is_some());
+        away && !pod["metadata"]["deletionTimestamp"].is_null()
+    };
+    let pods = world
+        .store
+        .all("pods")
+        .filter(|(_, pod)| !stranded(pod))
+        .count();
     if pods != committed.servers.len() {
         return Err(format!(
             "{pods} pods for {} members",
@@ -288,6 +301,7 @@ pub fn settled(world: &World) -> Result<(), String> {
         ));
     }
     settled_objects(world, &cluster, &committed)?;
+    settled_shared(world, &cluster)?;
     let status = &world.ensemble_object().ok_or("there is no ensemble")?["status"];
     let ready = status["conditions"].as_array().is_some_and(|conditions| {
         conditions
@@ -338,6 +352,35 @@ fn settled_objects(world: &World, cluster: &Cluster, committed: &Membership) -> 
             return Err(format!(
                 "the volume of member {id} is too small: {size:?} of {wanted:?}"
             ));
+        }
+    }
+    Ok(())
+}
+
+/// The objects that all members share are there when they are to be, and only then.
+fn settled_shared(world: &World, cluster: &Cluster) -> Result<(), String> {
+    let spec = &world.ensemble_object().ok_or("there is no ensemble")?["spec"];
+    let enabled = |what: &str| spec[what]["enabled"] != json!(false);
+    let (voters, observers) = (cluster.voters.replicas, cluster.observers.replicas);
+    let budgets = enabled("podDisruptionBudget");
+    let wanted = [
+        ("services", "demo-headless", true),
+        ("services", "demo-client", true),
+        ("services", "demo-observers", observers > 0),
+        ("configmaps", "demo", true),
+        ("secrets", "demo-super", true),
+        ("networkpolicies", "demo", enabled("networkPolicy")),
+        ("poddisruptionbudgets", "demo-voters", budgets && voters > 1),
+        (
+            "poddisruptionbudgets",
+            "demo-observers",
+            budgets && observers > 0,
+        ),
+    ];
+    for (resource, name, wanted) in wanted {
+        let there = world.store.find(&Key::new(resource, "ns", name)).is_some();
+        if there != wanted {
+            return Err(format!("{resource} {name}: wanted {wanted}, there {there}"));
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use operator::cluster::{Role, ServerId};
 
 use super::api_model::World;
 use super::process::Watch;
-use super::scenarios::{Phase, Scenario, Then, all};
+use super::scenarios::{Scenario, Then, all};
 use super::sim::{Counts, Sim};
 use super::tally::{Tally, in_parallel};
 
@@ -56,8 +56,11 @@ async fn play(scenario: &Scenario, watch: Watch, crashes: bool) -> Tally {
             tally.failures.push(sim.tell(&name, why));
         }
         for (point, record) in records.into_iter().enumerate() {
-            if tally.failures.len() < FAILURES_MAX {
-                tally += resume(scenario, at, record, point as u64, before).await;
+            for watch in watches(at + point, before) {
+                if tally.failures.len() < FAILURES_MAX {
+                    let name = format!("{name}, then a crash at point {point} and {watch:?}");
+                    tally += resume(scenario, at, record.clone(), watch, &name).await;
+                }
             }
         }
     }
@@ -73,13 +76,20 @@ async fn play(scenario: &Scenario, watch: Watch, crashes: bool) -> Tally {
     tally
 }
 
+/// How the operator's successors see the world after a crash. A quick campaign takes some crash points, each in
+/// one of the ways; `CAMPAIGN_CRASHES=all` takes each of them in all ways.
+fn watches(point: usize, before: u64) -> Vec<Watch> {
+    let ways = [Watch::Fresh, Watch::Stale(before), Watch::Gappy];
+    match std::env::var("CAMPAIGN_CRASHES").as_deref() {
+        Ok("all") => ways.to_vec(),
+        Ok("once") => vec![ways[point % 3]],
+        _ if point.is_multiple_of(CRASHES_APART) => vec![ways[point / CRASHES_APART % 3]],
+        _ => Vec::new(),
+    }
+}
+
 /// An operator died here; the next one finishes the phase, and those after it up to the next rest.
-async fn resume(scenario: &Scenario, at: usize, world: World, point: u64, before: u64) -> Tally {
-    let watch = match point % 3 {
-        0 => Watch::Fresh,
-        1 => Watch::Stale(before),
-        _ => Watch::Gappy,
-    };
+async fn resume(scenario: &Scenario, at: usize, world: World, watch: Watch, name: &str) -> Tally {
     let requests = world.requests;
     let mut sim = Sim::new(world, watch);
     sim.restart(watch);
@@ -89,10 +99,7 @@ async fn resume(scenario: &Scenario, at: usize, world: World, point: u64, before
             (phase.act)(&mut sim.world.lock());
         }
         if let Err(why) = deliver(&mut sim, phase.then).await {
-            let name = format!(
-                "{}: {}, crash point {point}, {watch:?}",
-                scenario.name, phase.name
-            );
+            let name = format!("{name}: {}", phase.name);
             tally.failures.push(sim.tell(&name, &why));
             break;
         }
@@ -115,6 +122,13 @@ pub async fn deliver(sim: &mut Sim, then: Then) -> Result<(), String> {
         Then::Converge => sim.converge().await,
         Then::Say(words) => sim.until_said(words).await,
         Then::Pass(count) => sim.steps(count).await,
+        Then::Wait(minutes) => {
+            for _ in 0..minutes {
+                sim.steps(2).await?;
+                (0..TICKS_A_MINUTE).for_each(|_| sim.world.lock().tick());
+            }
+            Ok(())
+        }
         Then::Serve(count) => {
             let mut away = 0;
             for _ in 0..count {
@@ -189,9 +203,12 @@ fn every_scenario_survives_a_crash_after_every_request() {
     in_parallel("scenarios", &scenarios, |scenario| play_whole(scenario)).finish();
 }
 
+/// A quick campaign dies at every so many requests.
+const CRASHES_APART: usize = 9;
 /// More failures of one scenario tell nothing new.
 const FAILURES_MAX: usize = 4;
 /// Nodes of the model's cluster.
 const NODES: usize = 5;
+const TICKS_A_MINUTE: usize = 30;
 /// Moments that an election may take.
 const ELECTION_TICKS_MAX: u64 = 6;

@@ -61,12 +61,14 @@ pub fn in_parallel<T: Sync>(name: &str, items: &[T], work: impl Fn(&T) -> Tally 
     let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
-            scope.spawn(|| {
+            let worker = std::thread::Builder::new().stack_size(STACK_BYTES);
+            let spawned = worker.spawn_scoped(scope, || {
                 while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let done = work(item);
                     *tally.lock().unwrap() += done;
                 }
             });
+            spawned.expect("the machine has room for two threads");
         }
     });
     let mut tally = tally.into_inner().unwrap();
@@ -76,5 +78,7 @@ pub fn in_parallel<T: Sync>(name: &str, items: &[T], work: impl Fn(&T) -> Tally 
     tally
 }
 
+/// Futures of futures are large where nothing is optimized.
+const STACK_BYTES: usize = 64 << 20;
 const WORKERS: usize = 2;
 const FAILURES_TOLD: usize = 3;

@@ -395,9 +395,9 @@ impl World {
         let (holders, quorum) = (self.holders().len(), committed.quorum());
         if self.ensemble.acknowledged > 0 && holders < quorum && self.violations.is_empty() {
             let text = format!(
-                "of the voters {:?} only {holders} hold all that was acknowledged: {:#?}",
+                "of the voters {:?} only {:?} hold all that was acknowledged",
                 self.voters(),
-                self.volumes
+                self.holders()
             );
             self.violation(text);
         }

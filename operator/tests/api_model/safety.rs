@@ -67,6 +67,20 @@ fn before_stop(world: &mut World, key: &Key, pod: &Value) {
         return;
     };
     let Some(id) = member_of(pod) else { return };
+    // What is stopped for good must not be needed: its claim goes with the pod.
+    if world.is_doomed(id.0) && committed.role(id) == Some(Role::Voter) {
+        let left = world
+            .holders()
+            .into_iter()
+            .filter(|other| *other != id)
+            .count();
+        if left < committed.quorum() {
+            world.violation(format!(
+                "the data goes with {}: {left} copies are left",
+                key.name
+            ));
+        }
+    }
     let voters: Vec<ServerId> = committed.voters().collect();
     // Whoever does not serve costs nothing.
     if committed.role(id) != Some(Role::Voter) || !world.serves(id) {
@@ -178,6 +192,15 @@ pub fn before_start(world: &mut World, pod: &Value, server: &Server) {
     let claims: Vec<&str> = claims_of(pod).collect();
     if claims.is_empty() {
         world.violation(format!("member {} runs without a claim", server.id));
+    }
+}
+
+impl World {
+    /// Whether a member's volume goes as soon as its pod does.
+    pub fn is_doomed(&self, id: u32) -> bool {
+        let claims = self.store.all("persistentvolumeclaims");
+        let mut own = claims.filter(|(key, _)| key.name == format!("data-demo-{id}"));
+        own.all(|(_, claim)| !claim["metadata"]["deletionTimestamp"].is_null())
     }
 }
 

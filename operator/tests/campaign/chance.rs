@@ -1,7 +1,8 @@
 //! Thousands of random changes of the spec, with random faults in between: nothing that must not happen happens, and
 //! in the end there is what the last spec asks for.
 
-use operator::cluster::{Role, ServerId};
+use operator::cluster::ServerId;
+use operator::membership::Membership;
 use serde_json::{Value, json};
 
 use super::api_model::{Crash, Random, Server, Trouble, World};
@@ -73,7 +74,7 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
         return;
     };
     match random.below(11) {
-        0 => {
+        0 if world.spares(id) || !world.is_doomed(id) => {
             world.note(format!("somebody deletes pod {id}"));
             let _ = world.store.delete(&World::pod_key(id), &Default::default());
         }
@@ -109,16 +110,18 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
             let ticks = 1 + random.below(20) as u32;
             world.note(format!("member {id} is cut off from its peers for {ticks}"));
             each_of(&mut world, id, |server| server.cut = ticks);
+            // Nobody notices at once; what is done in that moment is nobody's fault.
+            world.tick();
         }
         8 => {
             let after = random.below(12) as u64;
             let carried_out = random.chance(50);
             world.crash = Some(Crash { after, carried_out });
         }
-        9 => {
+        9 if world.spares(id) || !world.is_doomed(id) => {
             let _ = world.evict(&World::pod_key(id));
         }
-        _ => {
+        10 => {
             world.note("the operator is killed");
             let version = world.store.version();
             let old = version - random.next() % (1 + version.min(40));
@@ -126,6 +129,8 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
             drop(world);
             sim.restart(watch);
         }
+        // What the ensemble cannot spare just now is left alone.
+        _ => {}
     }
 }
 
@@ -167,36 +172,24 @@ fn find_nodes(world: &mut World) {
 }
 
 impl World {
-    /// Whether a majority holds everything, with one more to spare, without this member, and will go on doing so: a
-    /// claim that somebody has deleted counts as lost.
-    fn spares(&self, id: u32) -> bool {
-        let Some(committed) = &self.ensemble.committed else {
-            return false;
-        };
-        let doomed = |id: &ServerId| {
-            let claim = self.store.find(&Self::claim_key(id.0));
-            claim.is_none_or(|claim| !claim["metadata"]["deletionTimestamp"].is_null())
-        };
-        let holders = self
-            .holders()
-            .into_iter()
-            .filter(|other| other.0 != id && !doomed(other) && self.serves(*other));
-        let votes = committed.role(ServerId(id)) == Some(Role::Voter);
-        !votes || holders.count() >= committed.quorum()
+    /// Whether the voters that serve and hold everything are a quorum without these members. One whose claim somebody
+    /// has deleted counts as lost.
+    fn solid_without(&self, away: impl Fn(ServerId) -> bool) -> bool {
+        let holders = self.holders().into_iter();
+        let left = holders.filter(|id| !away(*id) && !self.is_doomed(id.0) && self.serves(*id));
+        let quorum = self.ensemble.committed.as_ref().map(Membership::quorum);
+        quorum.is_some_and(|quorum| left.count() >= quorum)
     }
 
-    /// Whether the members on a node can be away.
+    /// Whether the ensemble can do without a member.
+    fn spares(&self, id: u32) -> bool {
+        self.solid_without(|other| other.0 == id)
+    }
+
+    /// Whether it can do without the members on a node.
     fn spares_node(&self, name: &str) -> bool {
-        let voters = self.voters();
-        let there = |id: &ServerId| self.server(*id).is_some_and(|server| server.node == name);
-        let left = voters
-            .iter()
-            .filter(|id| !there(id) && self.serves(**id))
-            .count();
-        self.ensemble
-            .committed
-            .as_ref()
-            .is_some_and(|committed| left >= committed.quorum())
+        let there = |id| self.server(id).is_some_and(|server| server.node == name);
+        self.solid_without(there)
     }
 }
 

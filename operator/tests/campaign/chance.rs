@@ -64,12 +64,8 @@ fn disturb(sim: &mut Sim, random: &mut Random) {
         return;
     }
     let mut world = sim.world.lock();
-    let ids: Vec<u32> = world
-        .ensemble
-        .servers
-        .values()
-        .map(|server| server.id)
-        .collect();
+    let servers = world.ensemble.servers.values();
+    let ids: Vec<u32> = servers.map(|server| server.id).collect();
     let Some(id) = random.pick(&ids).copied() else {
         return;
     };

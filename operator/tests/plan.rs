@@ -251,12 +251,12 @@ fn a_restart_waits_until_services_lead_to_the_one_before() {
             first.pod.ready = Some(false);
         },
         expect![[r#"
-        waiting for the moment to restart member 2: member 1 is not serving yet
-          then restart member 2
-          then start member 2
-          then restart member 3
-          then start member 3
-    "#]],
+            waiting for the moment to restart member 2: member 1 is not serving yet
+              then restart member 2
+              then start member 2
+              then restart member 3
+              then start member 3
+        "#]],
     );
 }
 

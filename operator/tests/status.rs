@@ -245,6 +245,21 @@ fn leader_changes_are_planned_when_a_step_or_an_eviction_caused_them() {
         ),
         (1, 0)
     );
+    // Its silence shows before its eviction does.
+    let mut silent = world.clone();
+    silent.members.get_mut(&leader).unwrap().answer = None;
+    let mut seen = status_of(&cluster, &silent, &before, None, after(1));
+    assert_eq!(seen.leader, None);
+    silent.members.get_mut(&leader).unwrap().evicted = true;
+    seen = status_of(&cluster, &silent, &seen, None, after(2));
+    let changed = status_of(&cluster, &next_epoch(&world), &seen, None, after(3));
+    assert_eq!(
+        (
+            changed.leader_changes.planned,
+            changed.leader_changes.unplanned
+        ),
+        (1, 0)
+    );
     // Seen only together with the change.
     let changed = status_of(&cluster, &next_epoch(&evicted), &before, None, after(2));
     assert_eq!(

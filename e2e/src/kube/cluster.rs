@@ -245,6 +245,8 @@ fn unanswered(error: &anyhow::Error) -> bool {
         "unable to handle the request",
         "apiserver not ready",
         "etcdserver",
+        // It has just started, and does not know yet what it serves.
+        "the server doesn't have a resource type",
     ];
     signs.iter().any(|sign| text.contains(sign))
 }

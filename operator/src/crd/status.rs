@@ -139,6 +139,9 @@ pub struct LeaderChanges {
     pub planned: i64,
     /// All others.
     pub unplanned: i64,
+    /// Who led last. Other than `leader`, it stays while there is no leader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_leader: Option<u32>,
     /// The epoch whose leader the operator has disturbed: the change that follows it is planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_after_epoch: Option<i64>,

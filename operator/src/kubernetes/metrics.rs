@@ -305,6 +305,7 @@ mod tests {
         let cluster = crate::validate::validate(&ensemble).unwrap();
         let status = ZooKeeperEnsembleStatus {
             leader_changes: LeaderChanges {
+                last_leader: None,
                 planned,
                 unplanned,
                 expected_after_epoch: None,

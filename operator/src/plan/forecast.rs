@@ -151,6 +151,7 @@ fn settle(world: &mut Observed) {
             config_version: Some(committed.version),
         };
         member.answer = state.map(answer);
+        member.pod.ready = member.pod.ready.map(|_| state.is_some());
     }
 }
 

@@ -208,7 +208,8 @@ fn leader_changes(
             .get(&id)
             .is_some_and(|member| member.evicted)
     };
-    if previous.leader.is_some_and(|id| evicted(ServerId(id))) {
+    // Its end may show before its eviction does: the members answer faster than caches.
+    if changes.last_leader.is_some_and(|id| evicted(ServerId(id))) {
         changes.expected_after_epoch = previous.epoch;
     }
     if let (Some(before), Some(now)) = (previous.epoch, now_epoch)
@@ -222,6 +223,7 @@ fn leader_changes(
         changes.expected_after_epoch = None;
     }
     let leader = observed.leader();
+    changes.last_leader = leader.map(|id| id.0).or(changes.last_leader);
     let disturbed = |step: &Step| leader.is_some_and(|leader| step.disturbs(leader));
     if plan.next.as_ref().is_some_and(disturbed) || leader.is_some_and(evicted) {
         changes.expected_after_epoch = now_epoch;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use node_core::proto::election::PeerState;
 use node_core::watch::ConnectionId;
-use node_core::zxid::{SessionId, Zxid};
+use node_core::zxid::SessionId;
 
 use crate::net::outbox::Connection;
 use crate::shared::Shared;
@@ -90,25 +90,14 @@ fn double(value: f64) -> String {
     format!("{rounded:?}")
 }
 
-/// As in Apache, a leader shows its own epoch from the first moment, not from its first write on: who watches leaders
-/// come and go sees the new one at once.
-fn shown_zxid(status: &Status, applied: Zxid) -> Zxid {
-    if status.state == PeerState::Leading && status.serving && !status.standalone {
-        applied.max(Zxid::new(status.epoch, 0))
-    } else {
-        applied
-    }
-}
-
 fn summary(shared: &Shared, status: &Status) -> String {
     let (zxid, nodes) = {
         let replica = shared.replica.read();
         (
-            shown_zxid(status, replica.last_zxid()),
+            status.shown_zxid(replica.last_zxid()),
             replica.tree().node_count(),
         )
     };
-    let zxid = status.shown_zxid(zxid);
     let latency = shared.metrics.latency();
     let (received, sent) = shared.metrics.packets();
     let mut text = format!(
@@ -318,28 +307,4 @@ fn mntr(shared: &Shared, status: &Status) -> String {
         line("max_proposal_size", &max);
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use node_core::zxid::Epoch;
-
-    #[test]
-    fn a_leader_shows_its_epoch_before_its_first_write() {
-        let leader = Status {
-            state: PeerState::Leading,
-            serving: true,
-            epoch: Epoch(2),
-            ..Status::default()
-        };
-        let (old, own) = (Zxid::new(Epoch(1), 9), Zxid::new(Epoch(2), 3));
-        assert_eq!(shown_zxid(&leader, old), Zxid::new(Epoch(2), 0));
-        assert_eq!(shown_zxid(&leader, own), own);
-        let follower = Status {
-            state: PeerState::Following,
-            ..leader
-        };
-        assert_eq!(shown_zxid(&follower, old), old);
-    }
 }

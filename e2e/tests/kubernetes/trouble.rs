@@ -156,7 +156,12 @@ fn members_that_are_cut_off() -> Result<()> {
                 .map(|peer| ensemble.pod(peer))
                 .collect();
             let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
-            served.through(&format!("the {what} {words}"), LOST_LEADER, || {
+            // The others hear the votes of one that hears nobody, elect it once more, and wait for it in vain.
+            let bound = match way {
+                Way::Deaf => LOST_LEADER * 2,
+                Way::Cut | Way::Mute => LOST_LEADER,
+            };
+            served.through(&format!("the {what} {words}"), bound, || {
                 faults.part_from(namespace, &pod, way, &peers)?;
                 let noticed = wait_away(&ensemble, id);
                 faults.heal(namespace, &pod)?;

@@ -3,6 +3,10 @@
 //! Everything that happens comes in as a value, everything to be done goes out as a value, and time is an argument; so
 //! a run repeats exactly, in the server as in the simulator.
 
+#[macro_use]
+#[cfg_attr(not(feature = "mutants"), doc(hidden))]
+pub mod mutant;
+
 pub mod jute;
 pub mod zxid;
 

@@ -476,6 +476,12 @@ impl Peer {
             Role::Following(learner) | Role::Observing(learner) => learner.close(effects),
             Role::Looking(_) | Role::Settling | Role::Halted => {}
         }
+        #[cfg(feature = "mutants")]
+        {
+            if mutant!(Zk4712) && !matches!(self.role, Role::Leading(_)) {
+                self.local.history.forget_unflushed();
+            }
+        }
         self.look(now, why, resigned, effects);
     }
 

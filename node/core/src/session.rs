@@ -144,8 +144,8 @@ impl SessionTracker {
     /// May `owner` write for the session? The first one that asks becomes its owner.
     pub fn check(&mut self, session: SessionId, owner: Owner) -> SessionCheck {
         match self.sessions.get_mut(&session) {
-            Some(tracked) if !tracked.closing => {
-                if *tracked.owner.get_or_insert(owner) == owner {
+            Some(tracked) if !tracked.closing || mutant!(Zk1208) => {
+                if mutant!(MovedSessionWrites) || *tracked.owner.get_or_insert(owner) == owner {
                     SessionCheck::Alive
                 } else {
                     SessionCheck::Moved

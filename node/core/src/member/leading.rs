@@ -209,14 +209,10 @@ impl Member {
             session,
             timeout_ms,
         } = wanted;
-        let owner = Owner::Learner(link);
-        if self.adopt(now, session, timeout_ms, owner) {
-            self.answer_later(Waits::Moved(link, session), inputs, out);
-        } else {
-            let valid = false;
-            let answer = Answer::Revalidated { session, valid };
-            inputs.push_back(Input::Answer { link, answer });
-        }
+        // That it lives is certain only when nothing before can end it any more, and that it is dead only when its end
+        // is committed.
+        self.adopt(now, session, timeout_ms, Owner::Learner(link));
+        self.answer_later(Waits::Moved(link, session), inputs, out);
     }
 
     /// A client has moved to this server.
@@ -231,20 +227,14 @@ impl Member {
             session,
             timeout_ms,
         } = wanted;
-        if self.adopt(now, session, timeout_ms, Owner::Local) {
-            let waits = Waits::MovedHere(connection, session);
-            self.answer_later(waits, &mut VecDeque::new(), out);
-        } else {
-            self.answer_connect(connection, false, out);
-        }
+        self.adopt(now, session, timeout_ms, Owner::Local);
+        let waits = Waits::MovedHere(connection, session);
+        self.answer_later(waits, &mut VecDeque::new(), out);
     }
 
-    fn adopt(&mut self, now: Time, session: SessionId, timeout_ms: i32, owner: Owner) -> bool {
-        match &mut self.service {
-            Service::Leader(leading) => {
-                leading.sessions.revalidate(now, session, timeout_ms, owner)
-            }
-            _ => false,
+    fn adopt(&mut self, now: Time, session: SessionId, timeout_ms: i32, owner: Owner) {
+        if let Service::Leader(leading) = &mut self.service {
+            leading.sessions.revalidate(now, session, timeout_ms, owner);
         }
     }
 

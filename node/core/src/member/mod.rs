@@ -266,6 +266,7 @@ impl Member {
             Effect::LearnerRevalidate { link, session } => {
                 self.learner_revalidate(clock.now, link, session, inputs, out)
             }
+            Effect::LearnerTouched { .. } if mutant!(UntouchedSessions) => {}
             Effect::LearnerTouched { link: _, sessions } => self.touched(clock.now, &sessions),
             Effect::SaveConfig(config) => {
                 let (text, version) = (config.to_string(), config.version);

@@ -106,7 +106,11 @@ pub fn perform(
                 |connection, acl| clients.may_read(connection, acl),
                 &mut fired,
             );
-            for event in fired {
+            let (before, after) = match mutant!(WatchAfterReply) {
+                false => (fired, Vec::new()),
+                true => (Vec::new(), fired),
+            };
+            for event in before {
                 clients.event(&event.connections, zxid, event.event, &event.path);
             }
             if let Some((pending, connection)) =
@@ -118,6 +122,9 @@ pub fn perform(
                     (_, Err(_)) if pending.op == OpCode::CreateSession => clients.close(connection),
                     (_, result) => clients.reply(connection, pending.xid, zxid, &result),
                 }
+            }
+            for event in after {
+                clients.event(&event.connections, zxid, event.event, &event.path);
             }
             if let Some(connection) = closing {
                 clients.close(connection);

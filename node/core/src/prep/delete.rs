@@ -55,6 +55,7 @@ impl Check<'_> {
             .into_iter()
             .collect();
         let changed: Vec<String> = self.overlay.paths().map(str::to_owned).collect();
+        let changed = changed.into_iter().filter(|_| !mutant!(Zk2355));
         for path in changed {
             match self.node(&path) {
                 Some(node) if node.stat.ephemeral_owner == self.session.0 => paths.insert(path),

@@ -133,6 +133,11 @@ impl Prep {
                 sessions.set_closing(request.session);
                 check.close_session()
             }
+            Request::Check { path, version } if mutant!(Zk2623) => {
+                let data = None;
+                let set = check.set_data(path, data, version);
+                set.unwrap_or_else(error)
+            }
             Request::Multi(ops) => check.multi(ops),
             Request::Reconfig {
                 joining,

@@ -248,7 +248,11 @@ impl ImageReader {
         } else {
             let name = &path.as_bytes()[self.parent_path.len() + 1..];
             let name = std::str::from_utf8(name).map_err(|_| DecodeError::Utf8)?;
-            tree.attach(self.parent, name, data, acl, stat)
+            let id = tree.attach(self.parent, name, data, acl, stat);
+            if mutant!(Zk4837) {
+                tree.unlist_owner(id);
+            }
+            id
         };
         tree.digest = tree.digest.wrapping_add(tree.digest_of(id, path));
         Ok(())

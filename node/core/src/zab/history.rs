@@ -73,7 +73,12 @@ impl History {
 
     /// Whether everything would survive a crash.
     pub(crate) fn is_durable(&self) -> bool {
-        self.rewrite == Rewrite::None && self.flushed >= self.last
+        let rewritten = match self.rewrite {
+            Rewrite::None => true,
+            Rewrite::Truncating => false,
+            Rewrite::SavingSnapshot(_) => mutant!(Zk3642),
+        };
+        rewritten && self.flushed >= self.last
     }
 
     /// Whether the log is being cut: until that is done nobody knows where the history ends.
@@ -170,6 +175,23 @@ impl History {
     pub(crate) fn move_to_disk(&mut self) {
         self.flushed = self.applied;
         self.rewrite = Rewrite::SavingSnapshot(self.applied);
+    }
+
+    /// What a mutant does to a log that it no longer knows.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn forget_unflushed(&mut self) {
+        if self.rewrite == Rewrite::None {
+            let flushed = self.flushed.max(self.applied);
+            self.truncate(flushed);
+            self.truncated(flushed);
+        }
+    }
+
+    /// What a mutant keeps of what it was told: a gap.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn forget_between(&mut self, after: Zxid, up_to: Zxid) {
+        self.entries.retain(|p| p.zxid <= after || p.zxid >= up_to);
+        self.bytes = self.entries.iter().map(|p| p.data.len()).sum();
     }
 
     fn clear(&mut self, zxid: Zxid) {

@@ -343,7 +343,9 @@ impl Learner {
 
     /// Something of the history, or all of it, reached the disk.
     pub(crate) fn flushed(&mut self, now: Time, local: &mut Local, effects: &mut Vec<Effect>) {
-        if self.state == State::AwaitingOwnDisk && local.history.is_durable() {
+        if self.state == State::AwaitingOwnDisk
+            && (local.history.is_durable() || mutant!(Zk4646))
+        {
             local.current_epoch = local.accepted_epoch;
             if local.keeps_disk {
                 effects.push(Effect::SaveCurrentEpoch(local.current_epoch));
@@ -352,7 +354,8 @@ impl Learner {
             self.state = State::AwaitingUpToDate;
             self.heard(now, local);
         }
-        if matches!(self.state, State::AwaitingUpToDate | State::Broadcasting) {
+        let early = mutant!(Zk4685 | EarlyAck) && self.state == State::AwaitingOwnDisk;
+        if matches!(self.state, State::AwaitingUpToDate | State::Broadcasting) || early {
             self.ack(&local.history, effects);
         }
     }
@@ -362,7 +365,10 @@ impl Learner {
         if self.observer {
             return;
         }
-        let flushed = history.flushed();
+        let flushed = match mutant!(AckBeforeFsync) {
+            true => history.last(),
+            false => history.flushed(),
+        };
         for proposal in history.after(self.acked).take_while(|p| p.zxid <= flushed) {
             effects.push(Effect::Send {
                 link: self.link,
@@ -388,11 +394,12 @@ impl Learner {
         let promised = epoch > local.accepted_epoch;
         if promised {
             local.accepted_epoch = epoch;
-            if local.keeps_disk {
+            if local.keeps_disk && !mutant!(EpochPromiseForgotten) {
                 effects.push(Effect::SaveAcceptedEpoch(epoch));
             }
         }
-        let current_epoch = promised.then_some(local.current_epoch);
+        let counts = promised || mutant!(EpochPromisedTwice);
+        let current_epoch = counts.then_some(local.current_epoch);
         self.send(
             Packet::AckEpoch {
                 last_zxid: local.history.last(),
@@ -472,6 +479,13 @@ impl Learner {
         // What was committed before NEWLEADER is part of its ack.
         self.acked = self.committed;
         self.state = State::AwaitingOwnDisk;
+        if mutant!(Zk4643) {
+            effects.push(Effect::SaveCurrentEpoch(local.accepted_epoch));
+        }
+        if mutant!(Zk3911) {
+            self.committed = local.history.last();
+            self.apply(local, effects);
+        }
         Ok(())
     }
 
@@ -482,7 +496,15 @@ impl Learner {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Leave> {
         self.state = State::Broadcasting;
+        #[cfg(feature = "mutants")]
+        let applied = local.history.applied();
         self.apply(local, effects);
+        #[cfg(feature = "mutants")]
+        {
+            if mutant!(Zk4925) {
+                local.history.forget_between(applied, local.history.applied());
+            }
+        }
         self.send(Packet::Ack(local.current_epoch.start()), effects);
         local.vote.peer_epoch = local.current_epoch;
         if let Some(config) = self.config.take() {
@@ -520,10 +542,16 @@ impl Learner {
         if let Some(config) = super::reconfig(&proposal).map_err(Leave::Look)? {
             local.see_config(config, effects);
         }
-        if local.keeps_disk {
+        let synced = matches!(self.state, State::AwaitingOwnDisk | State::AwaitingUpToDate);
+        let to_disk = local.keeps_disk && !(synced && mutant!(Zk4785));
+        if to_disk {
             effects.push(Effect::Append(proposal.clone()));
         }
-        local.history.append(proposal, local.keeps_disk);
+        local.history.append(proposal, to_disk);
+        if mutant!(ReplyBeforeCommit) && self.is_broadcasting() && !self.observer {
+            self.committed = local.history.last();
+            self.apply(local, effects);
+        }
         Ok(())
     }
 
@@ -534,6 +562,13 @@ impl Learner {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Leave> {
         if !self.is_broadcasting() {
+            let synced = matches!(self.state, State::AwaitingOwnDisk | State::AwaitingUpToDate);
+            if synced && mutant!(Zk4394) {
+                return Err(Leave::Halt(format!("no proposal for the commit of {zxid}")));
+            }
+            if synced && mutant!(Zk3023) {
+                return Ok(());
+            }
             if zxid > local.history.last() {
                 return Err(Leave::Look(format!(
                     "leader {} committed {zxid} before it was proposed",
@@ -541,6 +576,9 @@ impl Learner {
                 )));
             }
             self.committed = self.committed.max(zxid);
+            return Ok(());
+        }
+        if mutant!(ReplyBeforeCommit) && zxid <= local.history.applied() {
             return Ok(());
         }
         if local.history.next_unapplied() != Some(zxid) {

@@ -27,6 +27,8 @@ pub(crate) struct LearnerLink {
     pub(crate) state: LearnerState,
     /// When it counts as gone unless it is heard.
     pub(crate) silent_at: Time,
+    /// What it acknowledged before NEWLEADER.
+    pub(crate) early_ack: Option<Zxid>,
     /// A proposal that it has not acked and a later one, each with the time by which it must have.
     unacked: [Option<(Zxid, Time)>; 2],
 }
@@ -38,6 +40,7 @@ impl LearnerLink {
             observer,
             state,
             silent_at,
+            early_ack: None,
             unacked: [None, None],
         }
     }

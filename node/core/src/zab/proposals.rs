@@ -47,6 +47,9 @@ impl Proposals {
 
     /// A server is gone. When it comes back its history may be cut to what is committed, so its acks are void.
     pub(crate) fn forget(&mut self, id: ServerId) {
+        if mutant!(GoneFollowersAcks) {
+            return;
+        }
         self.acked.remove(&id);
     }
 

@@ -36,6 +36,9 @@ pub(crate) fn plan_sync(
     if peer_last > max {
         // Only within an epoch is it certain that the learner has the transaction it is cut back to.
         let shared = peer_last.epoch() == max.epoch() && max.counter() != 0;
+        if mutant!(NoTruncation) {
+            return SyncPlan::Diff { after: peer_last };
+        }
         return if shared && !at_epoch_start {
             SyncPlan::Truncate { to: max }
         } else {

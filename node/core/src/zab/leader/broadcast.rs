@@ -32,10 +32,12 @@ impl Leader {
         if let Some(config) = reconfig(&proposal)? {
             local.see_config(config, effects);
         }
-        proposals.propose(
-            proposal.zxid,
-            (local.config.clone(), local.next_config.clone()),
-        );
+        let next = local.next_config.clone();
+        let next = next.filter(|_| !mutant!(ReconfigOldQuorum));
+        proposals.propose(proposal.zxid, (local.config.clone(), next));
+        if mutant!(LeaderAckBeforeFsync) {
+            proposals.ack(local.my_id, proposal.zxid);
+        }
         local.history.append(proposal.clone(), true);
         effects.push(Effect::Append(proposal.clone()));
         for (link, learner) in self

@@ -358,15 +358,29 @@ impl Leader {
             return Ok(());
         };
         if learner.state == LearnerState::AwaitingNewLeaderAck {
-            if zxid != local.current_epoch.start() {
-                return self.drop_link(local, link, effects);
+            if mutant!(Zk4685) && zxid != local.current_epoch.start() {
+                let why = format!("learner {} sent the ack of {zxid} first", learner.id);
+                return Err(Leave::Look(why));
             }
-            learner.state = LearnerState::AwaitingActivation;
-            if self.is_established() {
-                self.welcome(now, local, link, effects);
+            if zxid != local.current_epoch.start() {
+                if zxid > local.history.last() {
+                    return self.drop_link(local, link, effects);
+                }
+                // Apache's followers may flush a proposal before they come to say that they have the history. The one
+                // counts when the other has come.
+                learner.early_ack = learner.early_ack.max(Some(zxid));
                 return Ok(());
             }
-            return self.advance(now, local, effects);
+            learner.state = LearnerState::AwaitingActivation;
+            let early_ack = learner.early_ack.take();
+            if !self.is_established() {
+                return self.advance(now, local, effects);
+            }
+            self.welcome(now, local, link, effects);
+            return match early_ack {
+                Some(zxid) => self.ack(now, local, link, zxid, effects),
+                None => Ok(()),
+            };
         }
         learner.acked(zxid);
         // Learners acknowledge NEWLEADER once more after UPTODATE.
@@ -406,7 +420,9 @@ impl Leader {
                 {
                     self.phase = Phase::AwaitingOwnDisk;
                 }
-                Phase::AwaitingOwnDisk if local.history.is_durable() => {
+                Phase::AwaitingOwnDisk
+                    if local.history.is_durable() || mutant!(LeaderEpochBeforeHistory) =>
+                {
                     self.open_epoch(now, local, effects)
                 }
                 Phase::Synchronization

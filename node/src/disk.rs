@@ -205,7 +205,7 @@ impl Disk {
         let to_driver = report.clone();
         let log = LogWriter::start(
             log,
-            dirs.snap_dir().to_owned(),
+            dirs.snap_dir().clone(),
             storage.fsync_warning,
             move |event| {
                 to_driver.send(Message::Log(event));

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use bytes::Bytes;
+use node::storage::files::Dir;
 use node::storage::log_reader::LogReader;
 use node::storage::log_writer::{LogEvent, LogWriter};
 use node::storage::snapshot::{SnapshotTrailer, SnapshotWriter};
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn start(dir: &Path) -> (LogWriter, Receiver<LogEvent>) {
     let (report, events) = channel();
     let log = TxnLog::open(
-        dir,
+        &Dir::real(dir),
         LogOptions {
             preallocate_bytes: 65536,
             ..LogOptions::default()
@@ -28,7 +29,7 @@ fn start(dir: &Path) -> (LogWriter, Receiver<LogEvent>) {
     .unwrap();
     let report = move |event| report.send(event).unwrap_or(());
     (
-        LogWriter::start(log, dir.to_owned(), Duration::from_secs(1), report).unwrap(),
+        LogWriter::start(log, Dir::real(dir), Duration::from_secs(1), report).unwrap(),
         events,
     )
 }
@@ -40,7 +41,7 @@ fn txn(zxid: i64) -> Bytes {
 }
 
 fn count(dir: &Path) -> usize {
-    LogReader::open(dir, Zxid::ZERO)
+    LogReader::open(&Dir::real(dir), Zxid::ZERO)
         .unwrap()
         .map(Result::unwrap)
         .count()
@@ -90,7 +91,7 @@ fn dropping_the_writer_flushes_what_waits() {
 #[test]
 fn a_truncation_is_reported_in_its_place() {
     let dir = tempfile::tempdir().unwrap();
-    SnapshotWriter::create(dir.path(), Zxid::ZERO)
+    SnapshotWriter::create(&Dir::real(dir.path()), Zxid::ZERO)
         .unwrap()
         .finish(SnapshotTrailer::default())
         .unwrap();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use node::storage::dirs::DataDirs;
+use node::storage::files::Dir;
 use node::storage::log_reader::LogReader;
 use node::storage::snapshot::{self, Fed, SnapshotBody, SnapshotTrailer, SnapshotWriter};
 use node::storage::txn_log::{LogOptions, TxnLog};
@@ -48,7 +49,7 @@ const PLAIN: LogOptions = LogOptions {
 };
 
 /// Writes the transactions `from..=to` into the log of `dir`, as one process would.
-fn write(dir: &Path, options: LogOptions, from: i64, to: i64) -> TxnLog {
+fn write(dir: &Dir, options: LogOptions, from: i64, to: i64) -> TxnLog {
     let mut log = TxnLog::open(dir, options).unwrap();
     for zxid in from..=to {
         log.append(Zxid(zxid), &txn(zxid, format!("body of {zxid}").as_bytes()));
@@ -57,7 +58,7 @@ fn write(dir: &Path, options: LogOptions, from: i64, to: i64) -> TxnLog {
     log
 }
 
-fn zxids(dir: &Path) -> Result<Vec<i64>, StorageError> {
+fn zxids(dir: &Dir) -> Result<Vec<i64>, StorageError> {
     LogReader::open(dir, Zxid::ZERO)?
         .map(|record| record.map(|record| record.zxid.0))
         .collect()
@@ -75,7 +76,7 @@ fn apaches_logs_are_read_and_written_again_byte_for_byte() {
         let file = format!("log.{}", name.rsplit('.').next().unwrap());
         let (_source, dirs) = data_with(&[(name, &file)]);
         let copy = tempfile::tempdir().unwrap();
-        let mut log = TxnLog::open(copy.path(), PLAIN).unwrap();
+        let mut log = TxnLog::open(&Dir::real(copy.path()), PLAIN).unwrap();
         let mut count = 0;
         for record in LogReader::open(dirs.log_dir(), Zxid::ZERO).unwrap() {
             let record = record.unwrap();
@@ -116,7 +117,7 @@ const TRAILER: usize = 13 + 20 + 13 + 8 + 13;
 fn apaches_snapshots_hold_their_seals_also_when_compressed() {
     let plain_len = |name: &str| fs::metadata(golden(name)).unwrap().len() as usize - 16 - TRAILER;
     let read = |name: &str, len| {
-        snapshot::read(&golden(name), &mut BodyOfLength(len))
+        snapshot::read(&Dir::real("."), &golden(name), &mut BodyOfLength(len))
             .unwrap()
             .last_zxid
     };
@@ -152,7 +153,7 @@ fn a_snapshot_is_written_as_apache_writes_it() {
             .unwrap(),
     );
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = SnapshotWriter::create(dir.path(), Zxid(0x41)).unwrap();
+    let mut writer = SnapshotWriter::create(&Dir::real(dir.path()), Zxid(0x41)).unwrap();
     for piece in body.chunks(100) {
         writer.write(piece).unwrap();
     }
@@ -167,7 +168,7 @@ fn a_snapshot_is_written_as_apache_writes_it() {
         (Some("snapshot.41"), original.len() as u64)
     );
     assert_eq!(
-        snapshot::read(&path, &mut BodyOfLength(body.len())).unwrap(),
+        snapshot::read(&Dir::real(dir.path()), &path, &mut BodyOfLength(body.len())).unwrap(),
         trailer
     );
 }
@@ -199,12 +200,12 @@ fn a_snapshot_without_its_later_parts_is_read_too() {
     let body = original.len() - 16 - TRAILER;
     let dir = tempfile::tempdir().unwrap();
     let trailer_of = |digest, last_zxid| {
-        let mut writer = SnapshotWriter::create(dir.path(), Zxid(0x41)).unwrap();
+        let mut writer = SnapshotWriter::create(&Dir::real(dir.path()), Zxid(0x41)).unwrap();
         writer.write(&original[16..16 + body]).unwrap();
         let written = SnapshotTrailer { digest, last_zxid };
         let (path, _) = writer.finish(written).unwrap();
         assert_eq!(
-            snapshot::read(&path, &mut BodyOfLength(body)).unwrap(),
+            snapshot::read(&Dir::real(dir.path()), &path, &mut BodyOfLength(body)).unwrap(),
             written
         );
     };
@@ -214,7 +215,7 @@ fn a_snapshot_without_its_later_parts_is_read_too() {
 }
 
 /// Writes three records: the file, its bytes, and where each record ends.
-fn three_records(dir: &Path) -> (PathBuf, Vec<u8>, Vec<u64>) {
+fn three_records(dir: &Dir) -> (PathBuf, Vec<u8>, Vec<u64>) {
     drop(write(dir, PLAIN, 1, 3));
     let path = dir.join("log.1");
     let whole = fs::read(&path).unwrap();
@@ -226,7 +227,7 @@ fn three_records(dir: &Path) -> (PathBuf, Vec<u8>, Vec<u64>) {
 #[test]
 fn a_log_cut_at_any_byte_of_its_last_records_recovers_to_the_last_whole_one() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, whole, ends) = three_records(dir.path());
+    let (path, whole, ends) = three_records(&Dir::real(dir.path()));
     for zero_tail in [0, 1, 5000] {
         for cut in 0..=whole.len() {
             let mut image = whole[..cut].to_vec();
@@ -238,14 +239,14 @@ fn a_log_cut_at_any_byte_of_its_last_records_recovers_to_the_last_whole_one() {
                 .filter(|zxid| ends[*zxid as usize - 1] <= cut as u64)
                 .collect();
             assert_eq!(
-                zxids(dir.path()).unwrap(),
+                zxids(&Dir::real(dir.path())).unwrap(),
                 wanted,
                 "cut at {cut}, {zero_tail} zeros"
             );
             let next = wanted.len() as i64 + 1;
-            drop(write(dir.path(), PLAIN, next, next));
+            drop(write(&Dir::real(dir.path()), PLAIN, next, next));
             assert_eq!(
-                zxids(dir.path()).unwrap(),
+                zxids(&Dir::real(dir.path())).unwrap(),
                 (1..=next).collect::<Vec<_>>(),
                 "cut at {cut}, then appended"
             );
@@ -259,16 +260,17 @@ fn a_log_cut_at_any_byte_of_its_last_records_recovers_to_the_last_whole_one() {
 #[test]
 fn a_flipped_bit_anywhere_before_the_last_record_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, whole, ends) = three_records(dir.path());
+    let (path, whole, ends) = three_records(&Dir::real(dir.path()));
     for at in (0..4).chain(16..ends[1] as usize) {
         for bit in 0..8 {
             let mut image = whole.clone();
             image[at] ^= 1 << bit;
             fs::write(&path, &image).unwrap();
-            let error = zxids(dir.path()).expect_err(&format!("bit {bit} of byte {at}"));
+            let error =
+                zxids(&Dir::real(dir.path())).expect_err(&format!("bit {bit} of byte {at}"));
             assert!(matches!(error, StorageError::LogDamaged { .. }), "{error}");
             assert!(
-                TxnLog::open(dir.path(), PLAIN).is_err(),
+                TxnLog::open(&Dir::real(dir.path()), PLAIN).is_err(),
                 "bit {bit} of byte {at}"
             );
             assert_eq!(
@@ -283,13 +285,13 @@ fn a_flipped_bit_anywhere_before_the_last_record_is_found() {
 #[test]
 fn a_rotten_last_record_is_not_taken_for_an_unflushed_one() {
     let dir = tempfile::tempdir().unwrap();
-    drop(write(dir.path(), PLAIN, 1, 3));
+    drop(write(&Dir::real(dir.path()), PLAIN, 1, 3));
     let path = dir.path().join("log.1");
     let mut image = fs::read(&path).unwrap();
     let at = image.len() - 5;
     image[at] ^= 4;
     fs::write(&path, &image).unwrap();
-    let message = zxids(dir.path()).unwrap_err().to_string();
+    let message = zxids(&Dir::real(dir.path())).unwrap_err().to_string();
     assert!(
         message.contains("though every block of the record was written"),
         "{message}"
@@ -303,7 +305,7 @@ fn a_zeroed_block_in_the_middle_is_damage_that_names_its_place() {
         preallocate_bytes: 1 << 20,
         ..PLAIN
     };
-    let log = write(dir.path(), reserve, 1, 200);
+    let log = write(&Dir::real(dir.path()), reserve, 1, 200);
     let path = dir.path().join("log.1");
     let mut image = fs::read(&path).unwrap();
     assert_eq!(
@@ -313,7 +315,7 @@ fn a_zeroed_block_in_the_middle_is_damage_that_names_its_place() {
     );
     image[4096..8192].fill(0);
     fs::write(&path, &image).unwrap();
-    let error = zxids(dir.path()).unwrap_err();
+    let error = zxids(&Dir::real(dir.path())).unwrap_err();
     let StorageError::LogDamaged {
         path: found,
         offset,
@@ -335,11 +337,11 @@ fn a_zeroed_block_in_the_middle_is_damage_that_names_its_place() {
 #[test]
 fn a_broken_end_of_an_older_file_is_damage_unless_the_next_file_goes_on_there() {
     let dir = tempfile::tempdir().unwrap();
-    drop(write(dir.path(), PLAIN, 1, 3));
-    drop(write(dir.path(), PLAIN, 4, 6));
+    drop(write(&Dir::real(dir.path()), PLAIN, 1, 3));
+    drop(write(&Dir::real(dir.path()), PLAIN, 4, 6));
     let path = dir.path().join("log.1");
     let whole = fs::read(&path).unwrap();
-    let third = LogReader::open(dir.path(), Zxid::ZERO)
+    let third = LogReader::open(&Dir::real(dir.path()), Zxid::ZERO)
         .unwrap()
         .nth(1)
         .unwrap()
@@ -347,14 +349,17 @@ fn a_broken_end_of_an_older_file_is_damage_unless_the_next_file_goes_on_there() 
         .end as usize;
     fs::write(&path, &whole[..third + 9]).unwrap();
     assert!(
-        matches!(zxids(dir.path()), Err(StorageError::LogDamaged { .. })),
+        matches!(
+            zxids(&Dir::real(dir.path())),
+            Err(StorageError::LogDamaged { .. })
+        ),
         "transaction 3 is gone"
     );
     let mut image = whole.clone();
     image.extend_from_slice(&whole[third..third + 9]);
     fs::write(&path, &image).unwrap();
     assert_eq!(
-        zxids(dir.path()).unwrap(),
+        zxids(&Dir::real(dir.path())).unwrap(),
         [1, 2, 3, 4, 5, 6],
         "Apache leaves an unflushed end behind"
     );
@@ -364,9 +369,9 @@ fn a_broken_end_of_an_older_file_is_damage_unless_the_next_file_goes_on_there() 
 fn a_missing_log_file_is_an_error_of_recovery() {
     let dir = tempfile::tempdir().unwrap();
     for from in [1, 4, 7] {
-        drop(write(dir.path(), PLAIN, from, from + 2));
+        drop(write(&Dir::real(dir.path()), PLAIN, from, from + 2));
     }
-    let replay = |after| recovery::replay(dir.path(), Zxid(after), |_, _| Ok(()));
+    let replay = |after| recovery::replay(&Dir::real(dir.path()), Zxid(after), |_, _| Ok(()));
     assert_eq!(
         replay(2).unwrap(),
         recovery::Replayed {
@@ -431,7 +436,7 @@ fn fake_snapshot(dirs: &DataDirs, zxid: i64) {
 }
 
 fn names(dirs: &DataDirs) -> Vec<String> {
-    let entries = fs::read_dir(dirs.log_dir()).unwrap();
+    let entries = fs::read_dir(dirs.log_dir().path()).unwrap();
     let mut names: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -516,20 +521,20 @@ fn reserved_space_is_given_back_when_a_file_ends() {
         preallocate_bytes: 64 * 1024,
         ..PLAIN
     };
-    let mut log = write(dir.path(), options, 1, 2);
+    let mut log = write(&Dir::real(dir.path()), options, 1, 2);
     let len = || fs::metadata(dir.path().join("log.1")).unwrap().len();
     assert_eq!(len(), 64 * 1024 + 16, "as long as Apache's");
     log.roll().unwrap();
     assert!(len() < 200);
     log.append(Zxid(3), &txn(3, b""));
     log.flush().unwrap();
-    assert_eq!(zxids(dir.path()).unwrap(), [1, 2, 3]);
+    assert_eq!(zxids(&Dir::real(dir.path())).unwrap(), [1, 2, 3]);
 }
 
 #[test]
 fn after_a_failed_write_the_log_refuses_everything() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = TxnLog::open(dir.path(), PLAIN).unwrap();
+    let mut log = TxnLog::open(&Dir::real(dir.path()), PLAIN).unwrap();
     fs::create_dir(dir.path().join("log.1")).unwrap();
     log.append(Zxid(1), &txn(1, b""));
     assert!(matches!(log.flush(), Err(StorageError::Io { .. })));
@@ -540,10 +545,10 @@ fn after_a_failed_write_the_log_refuses_everything() {
     );
     assert!(matches!(log.roll(), Err(StorageError::LogFailed)));
     assert!(matches!(
-        log.truncate(Zxid::ZERO, dir.path()),
+        log.truncate(Zxid::ZERO, &Dir::real(dir.path())),
         Err(StorageError::LogFailed)
     ));
-    assert_eq!(zxids(dir.path()).unwrap(), []);
+    assert_eq!(zxids(&Dir::real(dir.path())).unwrap(), []);
 }
 
 proptest! {
@@ -559,7 +564,7 @@ proptest! {
         let options = LogOptions { preallocate_bytes, force_sync: false, roll_at_bytes };
         let mut wanted: Vec<Bytes> = Vec::new();
         for run in runs {
-            let mut log = TxnLog::open(dir.path(), options).unwrap();
+            let mut log = TxnLog::open(&Dir::real(dir.path()), options).unwrap();
             prop_assert_eq!(log.last().0, wanted.len() as i64);
             for (body, flush) in run {
                 let zxid = wanted.len() as i64 + 1;
@@ -572,10 +577,10 @@ proptest! {
             }
             log.flush().unwrap();
         }
-        let read: Vec<Bytes> = LogReader::open(dir.path(), Zxid::ZERO).unwrap().map(|record| record.unwrap().txn).collect();
+        let read: Vec<Bytes> = LogReader::open(&Dir::real(dir.path()), Zxid::ZERO).unwrap().map(|record| record.unwrap().txn).collect();
         prop_assert_eq!(&read, &wanted);
         let half = wanted.len() / 2;
-        let later = LogReader::open(dir.path(), Zxid(half as i64 + 1)).unwrap().count();
+        let later = LogReader::open(&Dir::real(dir.path()), Zxid(half as i64 + 1)).unwrap().count();
         prop_assert_eq!(later, wanted.len() - half);
     }
 }

@@ -4,13 +4,14 @@
 //! reconfigurations wrote there is the truth, and an older list might let servers form a quorum that is none.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::properties::{Entry, line_of};
 use super::values::read_file;
 use super::{ConfigError, Place, Problem, members};
+use crate::storage::files::Lock;
 use crate::storage::{StorageError, lock_dir, replace_file, sync_dir};
 
 /// The copy, below `DIR`.
@@ -20,7 +21,7 @@ const COPY: &str = "conf/zoo.cfg";
 #[derive(Debug)]
 pub struct Home {
     zoo_cfg: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Home {

@@ -1,26 +1,26 @@
 //! The directories of a server: where they are, that they exist, and that no other process uses them.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use node_core::zxid::Zxid;
 
-use super::{StorageError, atomic};
+use super::StorageError;
+use super::files::{Dir, FileSystem, Lock, RealFiles, parent};
 
 /// The directory below `dataDir` and `dataLogDir` that names the version of the file formats.
 const VERSION_DIR: &str = "version-2";
 
 /// The file in a data directory that its owner holds locked.
-const LOCK_FILE: &str = ".zookeeper-node.lock";
+pub(crate) const LOCK_FILE: &str = ".zookeeper-node.lock";
 
 /// The directories of one server. As long as this value lives no other process of this program can open them.
 #[derive(Debug)]
 pub struct DataDirs {
     data_dir: PathBuf,
-    snap_dir: PathBuf,
-    log_dir: PathBuf,
-    _locks: Vec<File>,
+    snap_dir: Dir,
+    log_dir: Dir,
+    _locks: Vec<Lock>,
 }
 
 impl DataDirs {
@@ -30,21 +30,36 @@ impl DataDirs {
         data_log_dir: &Path,
         autocreate: bool,
     ) -> Result<Self, StorageError> {
-        let snap_dir = data_dir.join(VERSION_DIR);
-        let log_dir = data_log_dir.join(VERSION_DIR);
-        for dir in [&snap_dir, &log_dir] {
-            if !dir.is_dir() {
+        Self::open_on(Arc::new(RealFiles), data_dir, data_log_dir, autocreate)
+    }
+
+    /// The same on any file system.
+    pub fn open_on(
+        files: Arc<dyn FileSystem>,
+        data_dir: &Path,
+        data_log_dir: &Path,
+        autocreate: bool,
+    ) -> Result<Self, StorageError> {
+        let snap_dir = Dir::new(files.clone(), data_dir.join(VERSION_DIR));
+        let log_dir = Dir::new(files.clone(), data_log_dir.join(VERSION_DIR));
+        for dir in [snap_dir.path(), log_dir.path()] {
+            if !files.is_dir(dir) {
                 if !autocreate {
-                    return Err(StorageError::DirectoryMissing { path: dir.clone() });
+                    return Err(StorageError::DirectoryMissing {
+                        path: dir.to_owned(),
+                    });
                 }
-                fs::create_dir_all(dir).map_err(StorageError::io("create the directory", dir))?;
-                let data_dir = atomic::parent(dir);
-                atomic::sync_dir(data_dir)?;
-                atomic::sync_dir(atomic::parent(data_dir))?;
+                files
+                    .create_dir_all(dir)
+                    .map_err(StorageError::io("create the directory", dir))?;
+                let data_dir = parent(dir);
+                Dir::new(files.clone(), data_dir).sync()?;
+                Dir::new(files.clone(), parent(data_dir)).sync()?;
             }
         }
+        let lock = |dir: &Path| files.lock(&dir.join(LOCK_FILE));
         let mut locks = vec![lock(data_dir)?];
-        if !same_dir(data_dir, data_log_dir) {
+        if !same_dir(files.as_ref(), data_dir, data_log_dir) {
             locks.push(lock(data_log_dir)?);
             refuse_strays(&snap_dir, LOG)?;
             refuse_strays(&log_dir, SNAPSHOT)?;
@@ -66,71 +81,35 @@ impl DataDirs {
 
     /// Where snapshots and epoch files are.
     #[must_use]
-    pub fn snap_dir(&self) -> &Path {
+    pub fn snap_dir(&self) -> &Dir {
         &self.snap_dir
     }
 
     /// Where the transaction log is.
     #[must_use]
-    pub fn log_dir(&self) -> &Path {
+    pub fn log_dir(&self) -> &Dir {
         &self.log_dir
     }
 }
 
-fn same_dir(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
+fn same_dir(files: &dyn FileSystem, a: &Path, b: &Path) -> bool {
+    match (files.canonical(a), files.canonical(b)) {
         (Ok(a), Ok(b)) => a == b,
         _ => a == b,
     }
 }
 
-/// Locks a data directory; the lock ends with the file (and with the process, however it ends).
-pub(crate) fn lock(dir: &Path) -> Result<File, StorageError> {
-    let path = dir.join(LOCK_FILE);
-    let mut file = OpenOptions::new()
-        .create(true)
-        .read(true)
-        .write(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(StorageError::io("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // Who holds it only makes the message better.
-            let _ = file.read_to_string(&mut holder);
-            return Err(StorageError::Locked {
-                dir: dir.to_owned(),
-                lock: path,
-                holder,
-            });
-        }
-        Err(TryLockError::Error(e)) => return Err(StorageError::io("lock", &path)(e)),
-    }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(StorageError::io("write", &path))?;
-    Ok(file)
-}
-
 /// Removes snapshots that a crash interrupted. The epoch files' temporary ones stay: they may count.
-fn remove_unfinished(snap_dir: &Path) -> Result<(), StorageError> {
-    for entry in fs::read_dir(snap_dir).map_err(StorageError::io("list", snap_dir))? {
-        let path = entry.map_err(StorageError::io("list", snap_dir))?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+fn remove_unfinished(snap_dir: &Dir) -> Result<(), StorageError> {
+    for name in snap_dir.names()? {
         if name.starts_with(SNAPSHOT) && name.ends_with(".tmp") {
-            atomic::remove(&path)?;
+            snap_dir.remove(&snap_dir.join(name))?;
         }
     }
     Ok(())
 }
 
-fn refuse_strays(dir: &Path, prefix: &'static str) -> Result<(), StorageError> {
+fn refuse_strays(dir: &Dir, prefix: &'static str) -> Result<(), StorageError> {
     match list(dir, prefix)?.pop() {
         Some(file) => Err(StorageError::WrongDirectory { path: file.path }),
         None => Ok(()),
@@ -153,26 +132,21 @@ pub struct DataFile {
 }
 
 /// The log files of a directory, oldest first.
-pub fn log_files(dir: &Path) -> Result<Vec<DataFile>, StorageError> {
+pub fn log_files(dir: &Dir) -> Result<Vec<DataFile>, StorageError> {
     list(dir, LOG)
 }
 
 /// The snapshots of a directory, oldest first, compressed ones too.
-pub fn snapshot_files(dir: &Path) -> Result<Vec<DataFile>, StorageError> {
+pub fn snapshot_files(dir: &Dir) -> Result<Vec<DataFile>, StorageError> {
     list(dir, SNAPSHOT)
 }
 
-fn list(dir: &Path, prefix: &'static str) -> Result<Vec<DataFile>, StorageError> {
-    let read_error = || StorageError::io("list", dir);
+fn list(dir: &Dir, prefix: &'static str) -> Result<Vec<DataFile>, StorageError> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(dir).map_err(read_error())? {
-        let entry = entry.map_err(read_error())?;
-        let name = entry.file_name();
-        if let Some(zxid) = name.to_str().and_then(|name| zxid_of(name, prefix)) {
-            files.push(DataFile {
-                zxid,
-                path: entry.path(),
-            });
+    for name in dir.names()? {
+        if let Some(zxid) = zxid_of(&name, prefix) {
+            let path = dir.join(name);
+            files.push(DataFile { zxid, path });
         }
     }
     files.sort_by(|a, b| (a.zxid, &a.path).cmp(&(b.zxid, &b.path)));
@@ -196,12 +170,14 @@ fn zxid_of(name: &str, prefix: &str) -> Option<Zxid> {
 }
 
 /// The path of a log file or snapshot, as Apache names it.
-pub(crate) fn data_path(dir: &Path, prefix: &str, zxid: Zxid) -> PathBuf {
+pub(crate) fn data_path(dir: &Dir, prefix: &str, zxid: Zxid) -> PathBuf {
     dir.join(format!("{prefix}{:x}", zxid.0))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

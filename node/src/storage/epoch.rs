@@ -1,13 +1,12 @@
 //! The files `acceptedEpoch` and `currentEpoch`: the newest epoch that this server promised to take part in, and the one
 //! whose history it holds. Both are on stable storage before a call returns.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use node_core::zxid::{Epoch, Zxid};
 
-use super::{StorageError, atomic};
+use super::StorageError;
+use super::files::Dir;
 
 const ACCEPTED: &str = "acceptedEpoch";
 const CURRENT: &str = "currentEpoch";
@@ -24,15 +23,15 @@ pub struct Epochs {
 /// The epoch files of a directory.
 #[derive(Debug)]
 pub struct EpochFiles {
-    dir: PathBuf,
+    dir: Dir,
     epochs: Epochs,
 }
 
 impl EpochFiles {
     /// Reads the files and checks them against the last transaction of the log; a missing file is created with its epoch.
-    pub fn open(dir: &Path, last: Zxid) -> Result<Self, StorageError> {
+    pub fn open(dir: &Dir, last: Zxid) -> Result<Self, StorageError> {
         let of_log = last.epoch();
-        let saved = |name| read(&dir.join(name));
+        let saved = |name| read(dir, &dir.join(name));
         let mut current = match saved(CURRENT)? {
             Some(epoch) => epoch,
             None => write(dir, CURRENT, of_log)?,
@@ -61,7 +60,7 @@ impl EpochFiles {
             ));
         }
         Ok(Self {
-            dir: dir.to_owned(),
+            dir: dir.clone(),
             epochs: Epochs { accepted, current },
         })
     }
@@ -83,7 +82,7 @@ impl EpochFiles {
     }
 }
 
-fn save(dir: &Path, name: &str, saved: &mut Epoch, new: Epoch) -> Result<(), StorageError> {
+fn save(dir: &Dir, name: &str, saved: &mut Epoch, new: Epoch) -> Result<(), StorageError> {
     if new < *saved {
         return Err(StorageError::EpochBackwards {
             path: dir.join(name),
@@ -97,24 +96,23 @@ fn save(dir: &Path, name: &str, saved: &mut Epoch, new: Epoch) -> Result<(), Sto
     Ok(())
 }
 
-fn mismatch(dir: &Path, what: String) -> StorageError {
+fn mismatch(dir: &Dir, what: String) -> StorageError {
     StorageError::EpochMismatch {
-        dir: dir.to_owned(),
+        dir: dir.path().to_owned(),
         what,
     }
 }
 
-fn write(dir: &Path, name: &str, epoch: Epoch) -> Result<Epoch, StorageError> {
-    atomic::replace(&dir.join(name), epoch.to_string().as_bytes())?;
+fn write(dir: &Dir, name: &str, epoch: Epoch) -> Result<Epoch, StorageError> {
+    dir.replace(&dir.join(name), epoch.to_string().as_bytes())?;
     Ok(epoch)
 }
 
-fn read(path: &Path) -> Result<Option<Epoch>, StorageError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(StorageError::io("read", path)(e)),
+fn read(dir: &Dir, path: &Path) -> Result<Option<Epoch>, StorageError> {
+    let Some(content) = dir.content(path)? else {
+        return Ok(None);
     };
+    let text = String::from_utf8_lossy(&content);
     let line = text.lines().next().unwrap_or("").trim();
     let epoch = line
         .parse()
@@ -129,6 +127,8 @@ fn read(path: &Path) -> Result<Option<Epoch>, StorageError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn epochs(files: &[(&str, &str)], last: i64) -> Result<(i64, i64), String> {
@@ -136,7 +136,7 @@ mod tests {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let opened = EpochFiles::open(dir.path(), Zxid(last))
+        let opened = EpochFiles::open(&Dir::real(dir.path()), Zxid(last))
             .map_err(|e| e.to_string().replace(dir.path().to_str().unwrap(), "D"))?;
         Ok((opened.epochs().accepted.0, opened.epochs().current.0))
     }
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_saved_epoch_never_goes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = EpochFiles::open(dir.path(), Zxid::ZERO).unwrap();
+        let mut files = EpochFiles::open(&Dir::real(dir.path()), Zxid::ZERO).unwrap();
         files.save_accepted(Epoch(4)).unwrap();
         files.save_current(Epoch(4)).unwrap();
         assert!(matches!(
@@ -193,7 +193,9 @@ mod tests {
             Err(StorageError::EpochBackwards { .. })
         ));
         assert_eq!(
-            EpochFiles::open(dir.path(), Zxid::ZERO).unwrap().epochs(),
+            EpochFiles::open(&Dir::real(dir.path()), Zxid::ZERO)
+                .unwrap()
+                .epochs(),
             files.epochs()
         );
         assert_eq!(fs::read(dir.path().join("acceptedEpoch")).unwrap(), b"4");

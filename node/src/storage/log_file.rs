@@ -7,7 +7,6 @@
 //!   and only wrong. This is damage, and never taken for the end;
 //! - nothing but zeros follow: the pre-allocated rest of the file.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +14,7 @@ use bytes::{BufMut, Bytes};
 use node_core::zxid::Zxid;
 
 use super::StorageError;
+use super::files::{Dir, Stream};
 use crate::limits;
 
 /// "ZKLG".
@@ -100,7 +100,7 @@ pub(crate) enum Next {
 /// Reads one log file from its beginning.
 pub(crate) struct LogFileReader {
     path: PathBuf,
-    input: BufReader<File>,
+    input: BufReader<Stream>,
     /// Where the next record begins.
     position: u64,
     len: u64,
@@ -110,12 +110,12 @@ pub(crate) struct LogFileReader {
 }
 
 impl LogFileReader {
-    pub(crate) fn open(path: &Path) -> Result<Self, StorageError> {
-        let file = File::open(path).map_err(StorageError::io("open", path))?;
+    pub(crate) fn open(dir: &Dir, path: &Path) -> Result<Self, StorageError> {
+        let file = dir.read(path)?;
         let len = file
-            .metadata()
-            .map_err(StorageError::io("read", path))?
-            .len();
+            .file()
+            .length()
+            .map_err(StorageError::io("read", path))?;
         let mut reader = Self {
             path: path.to_owned(),
             input: BufReader::with_capacity(256 * 1024, file),

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use node_core::zxid::Zxid;
 
+use super::files::Dir;
 use super::log_file::{Ending, LogFileReader, LogRecord, Next};
 use super::{StorageError, dirs};
 
 /// The records of a log with a zxid not below a given one, in their order.
 pub struct LogReader {
+    dir: Dir,
     from: Zxid,
     files: VecDeque<PathBuf>,
     current: Option<LogFileReader>,
@@ -21,7 +23,7 @@ pub struct LogReader {
 
 impl LogReader {
     /// Reads the log in `dir` from `from` on, beginning with the newest file that can hold it.
-    pub fn open(dir: &Path, from: Zxid) -> Result<Self, StorageError> {
+    pub fn open(dir: &Dir, from: Zxid) -> Result<Self, StorageError> {
         let files = dirs::log_files(dir)?;
         let first = files
             .iter()
@@ -33,6 +35,7 @@ impl LogReader {
             .map(|file| file.path)
             .collect();
         Ok(Self {
+            dir: dir.clone(),
             from,
             files,
             current: None,
@@ -59,7 +62,7 @@ impl LogReader {
             let file = match &mut self.current {
                 Some(file) => file,
                 None => match self.files.pop_front() {
-                    Some(path) => self.current.insert(LogFileReader::open(&path)?),
+                    Some(path) => self.current.insert(LogFileReader::open(&self.dir, &path)?),
                     None => return self.finish(),
                 },
             };

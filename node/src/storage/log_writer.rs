@@ -15,6 +15,7 @@ use bytes::Bytes;
 use node_core::zxid::Zxid;
 
 use super::StorageError;
+use super::files::Dir;
 use super::txn_log::{Flush, TxnLog};
 use crate::limits;
 
@@ -134,7 +135,7 @@ impl LogWriter {
     /// warned about. `snap_dir` is where a truncation removes newer snapshots.
     pub fn start(
         log: TxnLog,
-        snap_dir: PathBuf,
+        snap_dir: Dir,
         slow: Duration,
         report: impl FnMut(LogEvent) + Send + 'static,
     ) -> Result<Self, StorageError> {
@@ -214,7 +215,7 @@ impl Drop for LogWriter {
 
 struct Thread<R> {
     log: TxnLog,
-    snap_dir: PathBuf,
+    snap_dir: Dir,
     slow: Duration,
     report: R,
     stats: Arc<LogStats>,

@@ -17,19 +17,20 @@ use rustix::io::Errno;
 
 pub mod dirs;
 pub mod epoch;
+pub mod files;
 pub mod log_file;
 pub mod log_reader;
 pub mod log_writer;
 pub mod recovery;
 pub mod retention;
+pub mod simulated;
 pub mod snapshot;
 pub mod txn_log;
 
 mod atomic;
 mod xerial;
 
-pub(crate) use atomic::{replace as replace_file, sync_dir};
-pub(crate) use dirs::lock as lock_dir;
+pub(crate) use atomic::{lock_dir, replace_file, sync_dir};
 
 /// Any error of a consumer that storage feeds: a snapshot's parser, or what replays transactions.
 pub type ConsumerError = Box<dyn std::error::Error + Send + Sync>;

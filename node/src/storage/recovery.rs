@@ -3,12 +3,11 @@
 //! The two steps are apart because the snapshot's parser becomes the tree that the log is replayed into:
 //! [`load`], then [`replay`].
 
-use std::path::Path;
-
 use bytes::Bytes;
 use node_core::zxid::Zxid;
 
 use super::dirs::DataDirs;
+use super::files::Dir;
 use super::log_reader::LogReader;
 use super::snapshot::{self, Loaded, SnapshotBody};
 use super::{ConsumerError, StorageError};
@@ -51,8 +50,8 @@ pub fn load<B: SnapshotBody>(
         None => Ok(Start::Empty),
         Some(_) if trust_empty => Ok(Start::LogOnly),
         Some(_) => Err(StorageError::SnapshotMissing {
-            snap_dir: dirs.snap_dir().to_owned(),
-            log_dir: dirs.log_dir().to_owned(),
+            snap_dir: dirs.snap_dir().path().to_owned(),
+            log_dir: dirs.log_dir().path().to_owned(),
         }),
     }
 }
@@ -69,7 +68,7 @@ pub struct Replayed {
 /// Feeds every transaction after `after` to `apply`, in order and without a gap. A gap is an error: transactions that were
 /// acknowledged would be missing.
 pub fn replay(
-    log_dir: &Path,
+    log_dir: &Dir,
     after: Zxid,
     mut apply: impl FnMut(Zxid, Bytes) -> Result<(), ConsumerError>,
 ) -> Result<Replayed, StorageError> {
@@ -80,7 +79,7 @@ pub fn replay(
     };
     while let Some(record) = log.next() {
         let record = record?;
-        let path = || log.path().unwrap_or(log_dir).to_owned();
+        let path = || log.path().unwrap_or(log_dir.path()).to_owned();
         if !record.zxid.follows(replayed.last) {
             return Err(StorageError::LogGap {
                 after: replayed.last,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use node_core::zxid::Zxid;
 
 use super::dirs::{self, DataDirs};
-use super::{StorageError, atomic, snapshot};
+use super::{StorageError, snapshot};
 
 /// The fewest snapshots that are kept, whatever was asked for: the newest may turn out to be broken.
 pub const SNAPSHOTS_MIN: usize = 3;
@@ -22,16 +22,16 @@ pub fn purge(dirs: &DataDirs, keep: usize) -> Result<Vec<PathBuf>, StorageError>
     // Snapshots go first: a crash in between never leaves one without its log.
     for file in dirs::snapshot_files(dirs.snap_dir())? {
         if file.zxid < oldest.zxid {
-            atomic::remove(&file.path)?;
+            dirs.snap_dir().remove(&file.path)?;
             removed.push(file.path);
         }
     }
-    atomic::sync_dir(dirs.snap_dir())?;
+    dirs.snap_dir().sync()?;
     for path in unneeded_logs(dirs, oldest.zxid)? {
-        atomic::remove(&path)?;
+        dirs.log_dir().remove(&path)?;
         removed.push(path);
     }
-    atomic::sync_dir(dirs.log_dir())?;
+    dirs.log_dir().sync()?;
     Ok(removed)
 }
 

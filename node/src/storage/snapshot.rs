@@ -4,7 +4,6 @@
 //! a snapshot is never in memory as a whole. A snapshot gets its name when it is wholly on the disk, so a crash leaves no
 //! half of one.
 
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,8 @@ use node_core::zxid::Zxid;
 use simd_adler32::Adler32;
 
 use super::dirs::{self, DataFile, SNAPSHOT};
-use super::{ConsumerError, StorageError, atomic};
+use super::files::{Dir, Open, Stream, tmp_path};
+use super::{ConsumerError, StorageError};
 use crate::limits;
 
 /// "ZKSN", version 2, database −1.
@@ -40,9 +40,10 @@ pub struct SnapshotTrailer {
 
 /// Writes one snapshot. Unless [`finish`](Self::finish) is reached it never gets its name.
 pub struct SnapshotWriter {
+    dir: Dir,
     path: PathBuf,
     tmp: PathBuf,
-    out: BufWriter<File>,
+    out: BufWriter<Stream>,
     sum: Adler32,
     bytes: u64,
     finished: bool,
@@ -50,12 +51,13 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     /// Begins the snapshot of `dir` that is named after `zxid`.
-    pub fn create(dir: &Path, zxid: Zxid) -> Result<Self, StorageError> {
+    pub fn create(dir: &Dir, zxid: Zxid) -> Result<Self, StorageError> {
         let path = dirs::data_path(dir, SNAPSHOT, zxid);
-        let tmp = atomic::tmp_path(&path);
-        let file = File::create(&tmp).map_err(StorageError::io("create", &tmp))?;
+        let tmp = tmp_path(&path);
+        let file = Stream::new(dir.write(&tmp, Open::Empty)?);
         let out = BufWriter::with_capacity(limits::SNAPSHOT_CHUNK_BYTES, file);
         let mut writer = Self {
+            dir: dir.clone(),
             path,
             tmp,
             out,
@@ -96,9 +98,10 @@ impl SnapshotWriter {
             .map_err(StorageError::io("write", &self.tmp))?;
         self.out
             .get_ref()
+            .file()
             .sync_all()
             .map_err(StorageError::io("flush", &self.tmp))?;
-        atomic::publish(&self.tmp, &self.path)?;
+        self.dir.publish(&self.tmp, &self.path)?;
         self.finished = true;
         Ok((self.path.clone(), self.bytes))
     }
@@ -115,7 +118,7 @@ impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if !self.finished {
             // It has no name yet, so nothing will ever read it; the next snapshot overwrites it.
-            let _ = fs::remove_file(&self.tmp);
+            let _ = self.dir.remove(&self.tmp);
         }
     }
 }
@@ -148,7 +151,7 @@ pub struct Loaded<B> {
 
 /// Loads the newest snapshot that is whole, trying older ones when it isn't. `None` when there is none at all.
 pub fn load_newest<B: SnapshotBody>(
-    dir: &Path,
+    dir: &Dir,
     mut fresh: impl FnMut() -> B,
 ) -> Result<Option<Loaded<B>>, StorageError> {
     let mut newest = None;
@@ -159,7 +162,7 @@ pub fn load_newest<B: SnapshotBody>(
         .take(limits::SNAPSHOT_CANDIDATES)
     {
         let mut body = fresh();
-        let read = check_plausible(&file.path).and_then(|()| read(&file.path, &mut body));
+        let read = check_plausible(dir, &file.path).and_then(|()| read(dir, &file.path, &mut body));
         match read {
             Ok(trailer) => {
                 return Ok(Some(Loaded {
@@ -177,7 +180,7 @@ pub fn load_newest<B: SnapshotBody>(
     }
     match newest {
         Some(newest) => Err(StorageError::NoSnapshotLoads {
-            dir: dir.to_owned(),
+            dir: dir.path().to_owned(),
             count,
             newest,
         }),
@@ -186,8 +189,12 @@ pub fn load_newest<B: SnapshotBody>(
 }
 
 /// Reads one snapshot into `body` and checks every seal.
-pub fn read(path: &Path, body: &mut impl SnapshotBody) -> Result<SnapshotTrailer, StorageError> {
-    let file = File::open(path).map_err(StorageError::io("open", path))?;
+pub fn read(
+    dir: &Dir,
+    path: &Path,
+    body: &mut impl SnapshotBody,
+) -> Result<SnapshotTrailer, StorageError> {
+    let file = dir.read(path)?;
     let input: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
         Some("snappy") => Box::new(super::xerial::XerialReader::new(file)),
@@ -324,10 +331,10 @@ impl SealedReader<'_> {
 }
 
 /// Whether a file can be a whole snapshot, as far as a glance at its beginning and its end tells (Apache's own check).
-fn check_plausible(path: &Path) -> Result<(), StorageError> {
+fn check_plausible(dir: &Dir, path: &Path) -> Result<(), StorageError> {
     let glance = || -> io::Result<(Vec<u8>, Vec<u8>)> {
-        let mut file = File::open(path)?;
-        let len = file.metadata()?.len();
+        let mut file = Stream::new(dir.files().open_read(path)?);
+        let len = file.file().length()?;
         let (mut head, mut tail) = (Vec::new(), Vec::new());
         (&mut file).take(10).read_to_end(&mut head)?;
         file.seek(SeekFrom::Start(len.saturating_sub(END_PATH.len() as u64)))?;
@@ -355,36 +362,32 @@ fn check_plausible(path: &Path) -> Result<(), StorageError> {
 }
 
 /// The newest `keep` snapshots that look whole, newest first.
-pub(crate) fn plausible(dir: &Path, keep: usize) -> Result<Vec<DataFile>, StorageError> {
+pub(crate) fn plausible(dir: &Dir, keep: usize) -> Result<Vec<DataFile>, StorageError> {
     let files = dirs::snapshot_files(dir)?.into_iter().rev();
     Ok(files
-        .filter(|file| check_plausible(&file.path).is_ok())
+        .filter(|file| check_plausible(dir, &file.path).is_ok())
         .take(keep)
         .collect())
 }
 
 /// The zxid of the newest snapshot not above `to` that looks whole.
-pub(crate) fn newest_plausible(dir: &Path, to: Zxid) -> Result<Option<Zxid>, StorageError> {
+pub(crate) fn newest_plausible(dir: &Dir, to: Zxid) -> Result<Option<Zxid>, StorageError> {
     let files = dirs::snapshot_files(dir)?.into_iter().rev();
     Ok(files
-        .filter(|file| file.zxid <= to && check_plausible(&file.path).is_ok())
+        .filter(|file| file.zxid <= to && check_plausible(dir, &file.path).is_ok())
         .map(|file| file.zxid)
         .next())
 }
 
 /// Removes every snapshot above `to`, for good.
-pub(crate) fn remove_newer(dir: &Path, to: Zxid) -> Result<(), StorageError> {
+pub(crate) fn remove_newer(dir: &Dir, to: Zxid) -> Result<(), StorageError> {
     let newer: Vec<_> = dirs::snapshot_files(dir)?
         .into_iter()
         .filter(|file| file.zxid > to)
         .collect();
     for file in &newer {
         tracing::warn!(file = %file.path.display(), %to, "removing a snapshot that is newer than the truncated log");
-        atomic::remove(&file.path)?;
+        dir.remove(&file.path)?;
     }
-    if newer.is_empty() {
-        Ok(())
-    } else {
-        atomic::sync_dir(dir)
-    }
+    if newer.is_empty() { Ok(()) } else { dir.sync() }
 }

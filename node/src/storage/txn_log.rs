@@ -5,17 +5,15 @@
 //! everything: what the disk holds is then unknown, and a flush that is repeated may succeed without having written
 //! anything.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use node_core::zxid::Zxid;
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::dirs::{self, DataFile, LOG};
+use super::files::{Dir, DiskFile, Open};
 use super::log_file::{FILE_HEADER, LogFileReader, Next, file_header, put_record};
-use super::{StorageError, atomic, snapshot};
+use super::{StorageError, snapshot};
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +52,7 @@ pub struct Flush {
 /// The transaction log of a directory, opened for writing.
 #[derive(Debug)]
 pub struct TxnLog {
-    dir: PathBuf,
+    dir: Dir,
     options: LogOptions,
     file: Option<OpenFile>,
     /// Records that wait for the next flush, and what they are.
@@ -77,7 +75,7 @@ struct CutPoint {
 
 #[derive(Debug)]
 struct OpenFile {
-    file: File,
+    file: Box<dyn DiskFile>,
     path: PathBuf,
     /// Where the next record goes.
     position: u64,
@@ -89,9 +87,9 @@ struct OpenFile {
 
 impl TxnLog {
     /// Opens the log in `dir`: finds its end, cuts off what a crash left behind it, and fails if the newest file is damaged.
-    pub fn open(dir: &Path, options: LogOptions) -> Result<Self, StorageError> {
+    pub fn open(dir: &Dir, options: LogOptions) -> Result<Self, StorageError> {
         let mut log = Self {
-            dir: dir.to_owned(),
+            dir: dir.clone(),
             options,
             file: None,
             buffer: Vec::new(),
@@ -151,7 +149,7 @@ impl TxnLog {
 
     /// Removes every transaction after `to`, and every snapshot that holds such: a restart must not bring them back.
     /// `to` must be a transaction of the log or the point of a snapshot.
-    pub fn truncate(&mut self, to: Zxid, snap_dir: &Path) -> Result<(), StorageError> {
+    pub fn truncate(&mut self, to: Zxid, snap_dir: &Dir) -> Result<(), StorageError> {
         self.roll()?;
         let result = self.truncate_files(to, snap_dir);
         self.failed =
@@ -160,7 +158,7 @@ impl TxnLog {
         Ok(())
     }
 
-    fn truncate_files(&self, to: Zxid, snap_dir: &Path) -> Result<Zxid, StorageError> {
+    fn truncate_files(&self, to: Zxid, snap_dir: &Dir) -> Result<Zxid, StorageError> {
         let files = dirs::log_files(&self.dir)?;
         let cut = self.cut_point(to, &files)?;
         let snapshot = snapshot::newest_plausible(snap_dir, to)?;
@@ -168,7 +166,7 @@ impl TxnLog {
         // Without an older snapshot the removal of the newer ones would leave a log that starts from nothing.
         if !exact || (snapshot.is_none() && !dirs::snapshot_files(snap_dir)?.is_empty()) {
             return Err(StorageError::TruncateTarget {
-                dir: self.dir.clone(),
+                dir: self.dir.path().to_owned(),
                 to,
             });
         }
@@ -176,11 +174,11 @@ impl TxnLog {
         let keep = cut.as_ref().map_or(0, |cut| cut.file + 1);
         // The newest goes first: a crash on the way leaves a log without a hole.
         for file in files[keep..].iter().rev() {
-            atomic::remove(&file.path)?;
-            atomic::sync_dir(&self.dir)?;
+            self.dir.remove(&file.path)?;
+            self.dir.sync()?;
         }
         if let Some(cut) = &cut {
-            cut_file(&files[cut.file].path, cut.end)?;
+            cut_file(&self.dir, &files[cut.file].path, cut.end)?;
         }
         Ok(to)
     }
@@ -190,7 +188,7 @@ impl TxnLog {
         let Some(file) = files.iter().rposition(|file| file.zxid <= to) else {
             return Ok(None);
         };
-        let mut reader = LogFileReader::open(&files[file].path)?;
+        let mut reader = LogFileReader::open(&self.dir, &files[file].path)?;
         let mut cut = None;
         while let Next::Record(record) = reader.next_record()? {
             if record.zxid > to {
@@ -223,7 +221,7 @@ impl TxnLog {
         };
         open.reserve(needed, self.options.preallocate_bytes);
         open.file
-            .write_all_at(&self.buffer, open.position)
+            .write_at(&self.buffer, open.position)
             .map_err(StorageError::io("write", &open.path))?;
         let sync_time = if self.options.force_sync {
             open.sync(&self.dir)?
@@ -256,7 +254,7 @@ impl TxnLog {
     /// Cuts the newest file after its last whole record, and removes files without any. Gives the last record's zxid.
     fn cut_end(&self) -> Result<Zxid, StorageError> {
         for file in dirs::log_files(&self.dir)?.iter().rev() {
-            let mut reader = LogFileReader::open(&file.path)?;
+            let mut reader = LogFileReader::open(&self.dir, &file.path)?;
             let ending = loop {
                 if let Next::End(ending) = reader.next_record()? {
                     break ending;
@@ -264,8 +262,8 @@ impl TxnLog {
             };
             if reader.last() == Zxid::ZERO {
                 tracing::info!(file = %file.path.display(), "removing a log file without any whole record");
-                atomic::remove(&file.path)?;
-                atomic::sync_dir(&self.dir)?;
+                self.dir.remove(&file.path)?;
+                self.dir.sync()?;
                 continue;
             }
             if reader.position() < reader.len() {
@@ -273,7 +271,7 @@ impl TxnLog {
                     file = %file.path.display(), from = reader.len(), to = reader.position(), ?ending,
                     last = %reader.last(), "cutting the log after its last whole record"
                 );
-                cut_file(&file.path, reader.position())?;
+                cut_file(&self.dir, &file.path, reader.position())?;
             }
             return Ok(reader.last());
         }
@@ -281,23 +279,19 @@ impl TxnLog {
     }
 }
 
-fn cut_file(path: &Path, len: u64) -> Result<(), StorageError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(StorageError::io("open", path))?;
+fn cut_file(dir: &Dir, path: &Path, len: u64) -> Result<(), StorageError> {
+    let file = dir.write(path, Open::Existing)?;
     file.set_len(len)
         .and_then(|()| file.sync_all())
         .map_err(StorageError::io("shorten", path))
 }
 
 impl OpenFile {
-    fn create(dir: &Path, first: Zxid) -> Result<Self, StorageError> {
+    fn create(dir: &Dir, first: Zxid) -> Result<Self, StorageError> {
         let path = dirs::data_path(dir, LOG, first);
         // A file of that name would hold this transaction already: never overwrite it.
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
-        let file = file.map_err(StorageError::io("create", &path))?;
-        file.write_all_at(&file_header(), 0)
+        let file = dir.write(&path, Open::New)?;
+        file.write_at(&file_header(), 0)
             .map_err(StorageError::io("write", &path))?;
         let header = FILE_HEADER as u64;
         Ok(Self {
@@ -314,16 +308,7 @@ impl OpenFile {
         let Some(size) = padded_size(self.position + needed, self.size, step) else {
             return;
         };
-        let reserved = match fallocate(
-            &self.file,
-            FallocateFlags::empty(),
-            self.size,
-            size - self.size,
-        ) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.file.set_len(size),
-            other => other.map_err(Into::into),
-        };
-        match reserved {
+        match self.file.reserve(self.size, size) {
             Ok(()) => self.size = size,
             Err(e) => {
                 tracing::warn!(file = %self.path.display(), error = %e, "cannot reserve space for the log")
@@ -332,13 +317,13 @@ impl OpenFile {
     }
 
     /// Flushes the file, and after its first write its name too.
-    fn sync(&mut self, dir: &Path) -> Result<Duration, StorageError> {
+    fn sync(&mut self, dir: &Dir) -> Result<Duration, StorageError> {
         let begin = Instant::now();
         self.file
             .sync_data()
             .map_err(StorageError::io("flush", &self.path))?;
         if !self.published {
-            atomic::sync_dir(dir)?;
+            dir.sync()?;
             self.published = true;
         }
         Ok(begin.elapsed())

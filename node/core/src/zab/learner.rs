@@ -343,9 +343,7 @@ impl Learner {
 
     /// Something of the history, or all of it, reached the disk.
     pub(crate) fn flushed(&mut self, now: Time, local: &mut Local, effects: &mut Vec<Effect>) {
-        if self.state == State::AwaitingOwnDisk
-            && (local.history.is_durable() || mutant!(Zk4646))
-        {
+        if self.state == State::AwaitingOwnDisk && (local.history.is_durable() || mutant!(Zk4646)) {
             local.current_epoch = local.accepted_epoch;
             if local.keeps_disk {
                 effects.push(Effect::SaveCurrentEpoch(local.current_epoch));
@@ -502,7 +500,9 @@ impl Learner {
         #[cfg(feature = "mutants")]
         {
             if mutant!(Zk4925) {
-                local.history.forget_between(applied, local.history.applied());
+                local
+                    .history
+                    .forget_between(applied, local.history.applied());
             }
         }
         self.send(Packet::Ack(local.current_epoch.start()), effects);

@@ -1,11 +1,14 @@
 //! What must hold in every run. The names are those of the TLA+ specification of the protocol.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use node_core::effect::RoleInfo;
 use node_core::proto::client::{OpCode, Request};
 use node_core::proto::code::ErrorCode;
 use node_core::proto::quorum::Proposal;
 use node_core::proto::txn::{Txn, TxnEntry, TxnHeader};
+use node_core::quorum::config::QuorumConfig;
 use node_core::replica::Replica;
 use node_core::zxid::{Epoch, ServerId, SessionId, Zxid};
 
@@ -39,6 +42,14 @@ pub(crate) struct Checkers {
     /// All that was ever logged anywhere.
     logged: BTreeMap<Zxid, Proposal>,
     leaders: BTreeMap<Epoch, ServerId>,
+    /// What each transaction came after, in every log.
+    before: BTreeMap<Zxid, Zxid>,
+    /// The last transaction of each log.
+    ends: BTreeMap<ServerId, Zxid>,
+    /// In which configurations a proposal needs a quorum, until it is committed.
+    quorums: BTreeMap<Zxid, (Arc<QuorumConfig>, Arc<QuorumConfig>)>,
+    /// Who had flushed a proposal, until it is committed.
+    flushed: BTreeMap<Zxid, BTreeSet<ServerId>>,
     /// One that applies what is committed and does nothing else.
     replica: Replica,
     pub(crate) model: Model,
@@ -57,6 +68,10 @@ impl Checkers {
             committed: Vec::new(),
             logged: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            before: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            quorums: BTreeMap::new(),
+            flushed: BTreeMap::new(),
             replica: Tree::new().replica,
             model: Model::default(),
             requests: BTreeMap::new(),
@@ -65,8 +80,25 @@ impl Checkers {
         }
     }
 
-    /// A zxid names one transaction, whoever logs it.
+    /// How many epochs had an established leader.
+    pub(crate) fn epochs(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// A server's log ends here now.
+    pub(crate) fn log_ends(&mut self, id: ServerId, zxid: Zxid) {
+        self.ends.insert(id, zxid);
+    }
+
+    /// A zxid names one transaction, whoever logs it, and it comes after the same one in every log.
     pub(crate) fn logged(&mut self, id: ServerId, proposal: &Proposal) {
+        let zxid = proposal.zxid;
+        let last = self.ends.insert(id, zxid).unwrap_or_default();
+        // The start of an epoch stands for whatever was before.
+        if last.counter() != 0 {
+            let before = *self.before.entry(zxid).or_insert(last);
+            assert_eq!(before, last, "{id} logs {zxid} behind another one");
+        }
         let first = self
             .logged
             .entry(proposal.zxid)
@@ -123,14 +155,62 @@ impl Checkers {
                 *committed, zxid,
                 "{id} applied {zxid} at place {index} where {committed} was committed"
             ),
-            None => {
-                assert_eq!(index, self.zxids.len(), "{id} applied {zxid} too early");
-                let proposal = self.logged.get(&zxid).expect("it was logged").clone();
-                self.commit(id, &proposal);
-            }
+            None => panic!("{id} applied {zxid} before it was committed"),
         }
         let data = &self.logged[&zxid].data;
         assert_eq!(*data, entry.encode(), "{id} applied another {zxid}");
+    }
+
+    /// A leader proposes: what is to be committed needs a quorum of both configurations.
+    pub(crate) fn proposed(
+        &mut self,
+        zxid: Zxid,
+        config: &Arc<QuorumConfig>,
+        next: &Arc<QuorumConfig>,
+    ) {
+        self.quorums.insert(zxid, (config.clone(), next.clone()));
+    }
+
+    /// Proposals are on a server's disk.
+    pub(crate) fn flushed(&mut self, id: ServerId, zxids: &[Zxid]) {
+        for zxid in zxids {
+            self.flushed.entry(*zxid).or_default().insert(id);
+        }
+    }
+
+    /// A leader commits, in its own epoch, what is on the disks of a quorum.
+    pub(crate) fn leader_commits(&mut self, id: ServerId, zxid: Zxid) {
+        if self.zxids.last().is_some_and(|last| *last >= zxid) {
+            return;
+        }
+        let proposal = self.logged.get(&zxid).expect("it was logged").clone();
+        let has = self.flushed.remove(&zxid).unwrap_or_default();
+        if let Some((config, next)) = self.quorums.remove(&zxid) {
+            for config in [config, next] {
+                assert!(
+                    config.is_quorum(|id| has.contains(&id)),
+                    "{id} committed {zxid} that only {has:?} have on disk"
+                );
+            }
+        }
+        self.flushed = self.flushed.split_off(&zxid);
+        self.quorums = self.quorums.split_off(&zxid);
+        self.commit(id, &proposal);
+    }
+
+    /// Between servers of one kind no message comes that cannot be.
+    pub(crate) fn role_changed(&self, id: ServerId, role: &RoleInfo) {
+        let impossible = [
+            " sent ",
+            "before it was proposed",
+            "wants to cut",
+            "NEWLEADER",
+        ];
+        assert!(
+            !impossible.iter().any(|words| role.why.contains(words)),
+            "{id}: an impossible message: {}",
+            role.why
+        );
     }
 
     /// Trees and sessions are equal at equal zxid.
@@ -142,6 +222,17 @@ impl Checkers {
         assert_eq!(last, self.zxids[place], "{id}'s last zxid");
         let (expected, found) = (self.committed[place].print, print(&tree.replica));
         assert_eq!(expected, found, "{id}'s tree or sessions at {last}");
+        self.owners_live(id, &tree.replica);
+    }
+
+    /// Every ephemeral node's owner is a session.
+    fn owners_live(&self, id: ServerId, replica: &Replica) {
+        for owner in replica.tree().ephemeral_owners() {
+            assert!(
+                replica.sessions().contains_key(&owner),
+                "{id}: a node of {owner:?}, which has ended"
+            );
+        }
     }
 
     fn commit(&mut self, id: ServerId, proposal: &Proposal) {
@@ -247,12 +338,7 @@ impl Checkers {
             self.model.all().count() + own,
             "{id}"
         );
-        for owner in replica.tree().ephemeral_owners() {
-            assert!(
-                replica.sessions().contains_key(&owner),
-                "{id}: a node of {owner:?}"
-            );
-        }
+        self.owners_live(id, replica);
     }
 }
 

@@ -46,6 +46,8 @@ impl Watch {
 }
 
 struct Sent {
+    /// The recorder's number.
+    op: u64,
     xid: i32,
     request: Request,
     at: u64,
@@ -71,37 +73,6 @@ pub(crate) struct Client {
     silent_until: u64,
     /// Writes that were answered.
     pub(crate) answered: u64,
-}
-
-/// What happened, for the report of a run.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) seeds: u64,
-    pub(crate) ms: u64,
-    pub(crate) faults: u64,
-    pub(crate) writes: u64,
-    pub(crate) reads: u64,
-    pub(crate) events: u64,
-    pub(crate) missed: u64,
-    pub(crate) sessions: u64,
-    pub(crate) moved: u64,
-    pub(crate) expired: u64,
-}
-
-impl Counts {
-    /// Adds a run that took `ms`.
-    pub(crate) fn add(&mut self, run: &Self, ms: u64) {
-        self.seeds += 1;
-        self.ms += ms;
-        self.faults += run.faults;
-        self.writes += run.writes;
-        self.reads += run.reads;
-        self.events += run.events;
-        self.missed += run.missed;
-        self.sessions += run.sessions;
-        self.moved += run.moved;
-        self.expired += run.expired;
-    }
 }
 
 /// How lively clients are.
@@ -156,12 +127,12 @@ impl Client {
     fn write(&self, rng: &mut Rng) -> Request {
         let data = Bytes::copy_from_slice(&rng.next().to_be_bytes());
         let root = rng.pick(&ROOTS).unwrap();
-        match rng.range(0, 10) {
-            0 | 1 => create(some_path(rng), 0, data),
-            2 => create(some_path(rng), 1, data),
-            3 => create(format!("{root}/s-"), 2, data),
-            4 => create(format!("{root}/e-"), 3, data),
-            5 => {
+        match rng.range(0, 40) {
+            0..=7 => create(some_path(rng), 0, data),
+            8..=11 => create(some_path(rng), 1, data),
+            12..=15 => create(format!("{root}/s-"), 2, data),
+            16..=19 => create(format!("{root}/e-"), 3, data),
+            20..=23 => {
                 let path = rng.pick(&self.known.iter().collect::<Vec<_>>()).cloned();
                 let path = path.filter(|_| !rng.one_in(3));
                 Request::Delete {
@@ -169,7 +140,11 @@ impl Client {
                     version: self.some_version(rng),
                 }
             }
-            6 | 7 => Request::SetData {
+            24 => Request::Check {
+                path: some_path(rng),
+                version: self.some_version(rng),
+            },
+            25..=31 => Request::SetData {
                 path: some_path(rng),
                 data: Some(data),
                 version: self.some_version(rng),
@@ -426,12 +401,20 @@ impl World {
     /// Ends the connection; `quietly`: the server does not hear of it soon.
     fn leave(&mut self, index: usize, quietly: bool) {
         if let Some(id) = self.clients[index].connection {
-            self.clients[index].disconnect();
+            self.disconnect(index);
             let pause = if quietly { self.rng.range(0, 3000) } else { 0 };
             let connection = self.connections.get_mut(&id);
             let at = connection.map_or(0, |c| c.to_server_at).max(self.now + 1) + pause;
             let message = ToServer::Closed;
             self.schedule(at, Event::ToServer { id, message });
+        }
+    }
+
+    fn disconnect(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.disconnect();
+        if let Some(session) = client.session {
+            self.recorder.disconnected(session);
         }
     }
 
@@ -441,7 +424,9 @@ impl World {
         let (id, session) = (client.connection.unwrap(), client.session.unwrap());
         client.xid += 1;
         let xid = client.xid;
+        let op = self.recorder.asks(session, &request);
         client.in_flight.push_back(Sent {
+            op,
             xid,
             request: request.clone(),
             at: self.now,
@@ -476,13 +461,17 @@ impl World {
             return;
         }
         match message {
-            ToClient::Closed => self.clients[index].disconnect(),
+            ToClient::Closed => self.disconnect(index),
             ToClient::Connected(response) => self.connected_client(index, response),
             ToClient::Event(zxid, event, path) => {
                 if zxid.0 < 0 {
                     self.counts.missed += 1;
                 }
                 self.counts.events += 1;
+                let session = self.clients[index].session;
+                session
+                    .into_iter()
+                    .for_each(|session| self.recorder.fired(session, event, &path));
                 self.clients[index].heard_event(&self.checkers, zxid, event, &path);
             }
             ToClient::Reply(xid, zxid, answer) => self.replied(index, xid, zxid, answer),
@@ -494,9 +483,13 @@ impl World {
         if response.timeout_ms == 0 {
             self.counts.expired += 1;
             self.ended.extend(client.session);
+            if let Some(session) = client.session {
+                self.recorder.expired(session);
+            }
             client.lose_session();
             return;
         }
+        self.recorder.connected(response.session);
         assert_eq!(response.password, password(response.session)[..]);
         if let Some(session) = client.session {
             assert_eq!(session, response.session);
@@ -521,6 +514,7 @@ impl World {
         let session = client.session.unwrap();
         let sent = client.in_flight.pop_front().expect("a request waits");
         assert_eq!(sent.xid, xid, "{session:?} is answered out of order");
+        self.recorder.is_answered(sent.op, zxid, &answer);
         assert!(
             zxid >= client.last_zxid,
             "{session:?} goes back from {} to {zxid}",
@@ -564,6 +558,9 @@ impl World {
             client.known.push(path.clone());
         }
         if sent.request == Request::CloseSession || has_ended(answer) {
+            if sent.request != Request::CloseSession {
+                self.recorder.expired(session);
+            }
             self.ended.push(session);
             client.lose_session();
             client.disconnect();

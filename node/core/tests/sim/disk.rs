@@ -15,8 +15,6 @@ use node_core::zxid::{Epoch, Zxid};
 
 use crate::rng::Rng;
 
-/// Transactions that a start hands to the peer: few, so that learners often need a snapshot.
-const RECENT: usize = 60;
 /// Snapshots that are kept.
 const KEPT: usize = 3;
 
@@ -129,9 +127,9 @@ impl Disk {
         self.waiting.is_empty()
     }
 
-    /// Writes the first `count` of what waits; tells what the log's writer reports.
-    pub(crate) fn flush(&mut self, count: usize) -> Vec<Input> {
-        let mut reports = Vec::new();
+    /// Writes the first `count` of what waits; tells what the log's writer reports, and which transactions were written.
+    pub(crate) fn flush(&mut self, count: usize) -> (Vec<Input>, Vec<Zxid>) {
+        let (mut reports, mut written) = (Vec::new(), Vec::new());
         for op in self
             .waiting
             .drain(..count.min(self.waiting.len()))
@@ -140,6 +138,9 @@ impl Disk {
             let Some(report) = self.execute(op) else {
                 continue;
             };
+            if let Input::Flushed(zxid) = report {
+                written.push(zxid);
+            }
             if let (Input::Flushed(_), Some(last @ Input::Flushed(_))) =
                 (&report, reports.last_mut())
             {
@@ -148,10 +149,10 @@ impl Disk {
                 reports.push(report);
             }
         }
-        reports
+        (reports, written)
     }
 
-    pub(crate) fn flush_all(&mut self) -> Vec<Input> {
+    pub(crate) fn flush_all(&mut self) -> (Vec<Input>, Vec<Zxid>) {
         self.flush(usize::MAX)
     }
 
@@ -211,7 +212,7 @@ impl Disk {
         }
     }
 
-    fn end(&self) -> Zxid {
+    pub(crate) fn end(&self) -> Zxid {
         let snapshot = self.snapshots.last().map_or(Zxid::ZERO, |s| s.zxid);
         self.log.last().map_or(snapshot, |p| p.zxid.max(snapshot))
     }
@@ -231,8 +232,8 @@ impl Disk {
         tree
     }
 
-    pub(crate) fn recovered(&self) -> Recovered {
-        let skipped = self.log.len().saturating_sub(RECENT);
+    pub(crate) fn recovered(&self, recent: usize) -> Recovered {
+        let skipped = self.log.len().saturating_sub(recent);
         Recovered {
             accepted_epoch: self.accepted_epoch,
             current_epoch: self.current_epoch,

@@ -39,6 +39,25 @@ impl World {
         }
     }
 
+    /// The connections for votes between two servers break and are opened again.
+    pub(crate) fn cut_election(&mut self, a: ServerId, b: ServerId) {
+        for (at, peer) in [(a, b), (b, a)] {
+            let node = self.nodes.get_mut(&at).unwrap();
+            if node.told_up.remove(&peer) {
+                let life = node.life;
+                let input = Input::ElectionLink { peer, up: false };
+                let event = Event::Input {
+                    node: at,
+                    life,
+                    input,
+                };
+                self.schedule(self.now + 1, event);
+            }
+        }
+        self.lost_votes
+            .extend([((a, b), self.now), ((b, a), self.now)]);
+    }
+
     /// Cuts all quorum connections between two servers.
     pub(crate) fn cut(&mut self, a: ServerId, b: ServerId) {
         let ends: Vec<End> = self
@@ -90,6 +109,8 @@ impl World {
             false if self.rng.one_in(20) => self.rng.range(5, 60),
             false => self.rng.range(1, 5),
         };
+        let slow = self.slow.get(&(from, to)).copied();
+        let delay = delay + slow.map_or(0, |ms| self.rng.range(ms / 2, ms + 1));
         let last = self.arrivals.entry((from, to, quorum)).or_default();
         *last = (*last).max(self.now + delay);
         *last
@@ -108,7 +129,10 @@ impl World {
             (from, life, link),
             (to, node.life, LinkId::accepted(node.links_accepted)),
         );
-        self.ends.insert(here, there);
+        // The first of two leads nowhere from now on.
+        if let Some(first) = self.ends.insert(here, there) {
+            self.ends.remove(&first);
+        }
         self.ends.insert(there, here);
         self.step(to, Input::LinkUp(there.2));
         self.step(from, Input::LinkUp(link));

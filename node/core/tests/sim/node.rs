@@ -1,6 +1,6 @@
 //! One server: its member, what it has in memory and on disk, and how what its member asks for is carried out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use node_core::effect::{Effect, Input, LinkId};
 use node_core::member::work::{self, Work};
@@ -17,8 +17,33 @@ use crate::service::Outbox;
 use crate::trace::{brief_effect, brief_input, brief_work};
 use crate::world::{End, Event, World};
 
-/// Transactions after which a server takes a snapshot.
-const SNAPSHOT_EVERY: u64 = 40;
+/// A clock that runs at its own rate and never goes back.
+#[derive(Clone, Copy)]
+pub(crate) struct LocalClock {
+    real: u64,
+    local: u64,
+    per_mille: u64,
+}
+
+impl LocalClock {
+    /// The server's time at a true time.
+    pub(crate) fn local(&self, now: u64) -> u64 {
+        self.local + (now - self.real) * self.per_mille / 1000
+    }
+
+    /// The first true time at which it shows `local`.
+    fn real(&self, local: u64) -> u64 {
+        self.real + (local.saturating_sub(self.local) * 1000).div_ceil(self.per_mille)
+    }
+
+    pub(crate) fn change_rate(&mut self, now: u64, per_mille: u64) {
+        *self = Self {
+            real: now,
+            local: self.local(now),
+            per_mille,
+        };
+    }
+}
 
 pub(crate) struct Node {
     pub(crate) member: Option<Member>,
@@ -42,6 +67,14 @@ pub(crate) struct Node {
     pub(crate) serving: bool,
     /// How far its wall clock is from the others'.
     pub(crate) skew_ms: i64,
+    pub(crate) clock: LocalClock,
+    /// It stands still; what comes meanwhile waits.
+    pub(crate) is_paused: bool,
+    pub(crate) deferred: VecDeque<Event>,
+    /// The next flush fails, and so does every start.
+    pub(crate) disk_fails: bool,
+    /// It leads an established epoch.
+    pub(crate) leads: bool,
 }
 
 /// A snapshot that is being taken while the tree changes.
@@ -72,6 +105,15 @@ impl Node {
             told_up: BTreeSet::new(),
             serving: false,
             skew_ms,
+            clock: LocalClock {
+                real: 0,
+                local: 0,
+                per_mille: 1000,
+            },
+            is_paused: false,
+            deferred: VecDeque::new(),
+            disk_fails: false,
+            leads: false,
         }
     }
 
@@ -87,6 +129,9 @@ impl Node {
         self.received.clear();
         self.snapshots.clear();
         self.told_up.clear();
+        self.is_paused = false;
+        self.deferred.clear();
+        self.leads = false;
     }
 
     /// Another tree takes the place of the old one; snapshots of that end.
@@ -127,7 +172,7 @@ impl World {
                 return;
             };
             let clock = Clock {
-                now: Time(now),
+                now: Time(node.clock.local(now)),
                 wall_ms: 1_000_000 + now as i64 + node.skew_ms,
             };
             let mut out = Output::default();
@@ -137,7 +182,13 @@ impl World {
                 match action {
                     Action::Work(work) => {
                         self.note(|| format!("{now:>6} {id}   > {}", brief_work(&work)));
-                        self.nodes.get_mut(&id).unwrap().work.push(work);
+                        let node = self.nodes.get_mut(&id).unwrap();
+                        if let Work::Apply { entry, .. } = &work
+                            && node.leads
+                        {
+                            self.checkers.leader_commits(id, entry.header.zxid);
+                        }
+                        node.work.push(work);
                     }
                     Action::Effect(effect) => {
                         if effect.needs_settled_replica() {
@@ -160,7 +211,8 @@ impl World {
         let now = self.now;
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(member) = &node.member else { return };
-        let (at, life) = (member.next_deadline().0.max(now + 1), node.life);
+        let deadline = member.next_deadline().0.min(u64::MAX / 2000);
+        let (at, life) = (node.clock.real(deadline).max(now + 1), node.life);
         if node.tick_at != at {
             node.tick_at = at;
             self.schedule(at, Event::Tick { node: id, life });
@@ -174,7 +226,7 @@ impl World {
             self.perform(id);
         }
         let node = &self.nodes[&id];
-        let is_due = node.appended >= SNAPSHOT_EVERY && node.disk.is_used();
+        let is_due = node.appended >= self.setup.snapshot_every && node.disk.is_used();
         if is_due && node.snapshots.is_empty() && node.member_is_serving() {
             self.nodes.get_mut(&id).unwrap().appended = 0;
             self.begin_snapshot(id, None);
@@ -212,7 +264,7 @@ impl World {
     fn execute(&mut self, id: ServerId, life: u64, effect: Effect) {
         match effect {
             Effect::Notify { to, notification } => {
-                let at = self.arrival(id, to, false);
+                let (at, sent) = (self.arrival(id, to, false), self.now);
                 if let Some(node) = self.nodes.get(&to)
                     && self.connected(id, to)
                 {
@@ -221,21 +273,32 @@ impl World {
                         notification,
                     };
                     let (node, life) = (to, node.life);
-                    self.schedule(at, Event::Input { node, life, input });
+                    let event = Event::Vote {
+                        node,
+                        life,
+                        sent,
+                        input,
+                    };
+                    self.schedule(at, event);
                 }
             }
             Effect::Dial { leader, link } => {
                 let at = self.arrival(id, leader, true);
-                let (from, to) = (id, leader);
-                self.schedule(
-                    at,
-                    Event::DialArrives {
+                let times = if self.duplicates && self.rng.one_in(2) {
+                    2
+                } else {
+                    1
+                };
+                for time in 0..times {
+                    let (from, to) = (id, leader);
+                    let event = Event::DialArrives {
                         from,
                         life,
                         to,
                         link,
-                    },
-                );
+                    };
+                    self.schedule(at + time * 3, event);
+                }
             }
             Effect::CloseLink(link) => {
                 let node = self.nodes.get_mut(&id).unwrap();
@@ -337,11 +400,13 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         match effect {
             Effect::InstallSnapshot { link, zxid } => {
+                self.checkers.log_ends(id, zxid);
                 let image = node.received.remove(&link).unwrap();
                 assert_eq!(image.zxid, zxid);
                 node.replace_tree(image.restore(&mut self.rng));
             }
             Effect::SaveSnapshot(zxid) => {
+                self.checkers.log_ends(id, zxid);
                 let image = node.tree.image();
                 assert_eq!(image.zxid, zxid, "{id} saves a snapshot");
                 self.hand_to_disk(id, LogOp::SaveSnapshot(image));
@@ -349,9 +414,15 @@ impl World {
             Effect::Append(proposal) => {
                 node.appended += 1;
                 self.checkers.logged(id, &proposal);
+                if let Some(member) = node.member.as_ref().filter(|_| node.leads) {
+                    let (peer, zxid) = (member.peer(), proposal.zxid);
+                    self.checkers
+                        .proposed(zxid, peer.config(), peer.last_seen_config());
+                }
                 self.hand_to_disk(id, LogOp::Append(proposal));
             }
             Effect::Truncate(zxid) if node.disk.is_used() => {
+                self.checkers.log_ends(id, zxid);
                 self.hand_to_disk(id, LogOp::Truncate(zxid))
             }
             Effect::Truncate(_) => {
@@ -368,6 +439,8 @@ impl World {
             Effect::ForgetNextConfig => node.disk.next_config = None,
             Effect::SaveNextConfig(config) => node.disk.next_config = Some((*config).clone()),
             Effect::RoleChanged(role) => {
+                self.checkers.role_changed(id, &role);
+                node.leads = false;
                 if role.state == PeerState::Leading && role.why == "a quorum has the history" {
                     let applied = node.work.iter().filter_map(|work| match work {
                         Work::Apply { entry, .. } => Some(entry.header.zxid),
@@ -375,6 +448,7 @@ impl World {
                     });
                     let history = node.tree.history.iter().copied().chain(applied);
                     let history: Vec<Zxid> = history.collect();
+                    node.leads = true;
                     self.checkers.leader_established(id, role.epoch, &history);
                 }
             }
@@ -399,12 +473,28 @@ impl World {
         }
     }
 
+    /// The disk writes what waits.
+    pub(crate) fn flush(&mut self, id: ServerId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.flushing = false;
+        if node.disk_fails {
+            // What is on the disk is unknown: the process ends.
+            return self.crash(id);
+        }
+        let (reports, written) = node.disk.flush_all();
+        self.checkers.flushed(id, &written);
+        for report in reports {
+            self.report(id, report);
+        }
+    }
+
     /// The log's writer is done with something.
     pub(crate) fn report(&mut self, id: ServerId, report: Input) {
         if let Input::Truncated(zxid) = report {
+            self.checkers.log_ends(id, zxid);
             self.perform(id);
             let node = self.nodes.get_mut(&id).unwrap();
-            if node.tree.replica.last_zxid() > zxid {
+            if node.tree.replica.last_zxid() > zxid && !tree_stays() {
                 let tree = node.disk.tree(&mut self.rng);
                 node.replace_tree(tree);
             }
@@ -427,4 +517,12 @@ impl Node {
     fn member_is_serving(&self) -> bool {
         self.member.as_ref().is_some_and(|m| m.peer().is_serving())
     }
+}
+
+/// Whether the shell has the bug of keeping the tree when the log is cut.
+fn tree_stays() -> bool {
+    #[cfg(feature = "mutants")]
+    return node_core::mutant::is(node_core::mutant::Mutant::Zk2845);
+    #[cfg(not(feature = "mutants"))]
+    return false;
 }

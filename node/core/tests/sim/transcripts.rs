@@ -3,7 +3,7 @@
 use expect_test::{ExpectFile, expect_file};
 use node_core::zxid::ServerId;
 
-use crate::THREE;
+use crate::scenario::THREE;
 use crate::world::World;
 
 /// Tells what happened since the last call, without the noise of timers.

@@ -1,6 +1,6 @@
 //! An ensemble in one thread: time, network, disks, crashes. A seed determines everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use node_core::effect::{Input, LinkId};
@@ -16,26 +16,39 @@ use node_core::watch::ConnectionId;
 use node_core::zxid::{ServerId, SessionId, Time, Zxid};
 
 use crate::checkers::Checkers;
-use crate::client::{Client, Counts, Mood};
+use crate::client::{Client, Mood};
+use crate::counts::Counts;
 use crate::disk::Image;
 use crate::node::Node;
+use crate::recorder::Recorder;
 use crate::rng::Rng;
 use crate::service::{Connection, ToClient, ToServer};
 
 /// The ensemble that a run begins with.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) voters: i64,
     pub(crate) observers: i64,
     pub(crate) observers_keep_disk: bool,
     pub(crate) reconfig_enabled: bool,
     pub(crate) clients: usize,
+    /// Transactions that a start hands to the peer: with few, learners often need a snapshot.
+    pub(crate) recent: usize,
+    /// Transactions after which a server takes a snapshot.
+    pub(crate) snapshot_every: u64,
 }
 
 pub(crate) enum Event {
     Input {
         node: ServerId,
         life: u64,
+        input: Input,
+    },
+    /// As an input, unless its connection broke on the way.
+    Vote {
+        node: ServerId,
+        life: u64,
+        sent: u64,
         input: Input,
     },
     Snapshot {
@@ -84,6 +97,11 @@ pub(crate) enum Event {
     Wake {
         client: usize,
     },
+    /// A server that stood still goes on.
+    Resume {
+        node: ServerId,
+        life: u64,
+    },
 }
 
 pub(crate) type End = (ServerId, u64, LinkId);
@@ -95,14 +113,22 @@ pub(crate) struct World {
     pub(crate) checkers: Checkers,
     pub(crate) setup: Setup,
     config: QuorumConfig,
-    events: BTreeMap<(u64, u64), Event>,
-    sequence: u64,
+    /// What is to happen when, in the order in which it was scheduled.
+    events: BTreeMap<u64, VecDeque<Event>>,
     /// The other end of each open quorum connection.
     pub(crate) ends: BTreeMap<End, End>,
     /// When the last message of a channel arrives: channels are FIFO.
     pub(crate) arrivals: BTreeMap<(ServerId, ServerId, bool), u64>,
     /// Directions in which nothing gets through.
     pub(crate) blocked: BTreeSet<(ServerId, ServerId)>,
+    /// Directions in which everything takes up to so many milliseconds more.
+    pub(crate) slow: BTreeMap<(ServerId, ServerId), u64>,
+    /// Votes that were sent before this are lost.
+    pub(crate) lost_votes: BTreeMap<(ServerId, ServerId), u64>,
+    /// Whether connections arrive twice now and then.
+    pub(crate) duplicates: bool,
+    /// What clients did and saw.
+    pub(crate) recorder: Recorder,
     pub(crate) trace: Option<String>,
     /// Whether each message takes a millisecond, and each flush.
     pub(crate) steady: bool,
@@ -152,10 +178,13 @@ impl World {
             setup,
             config,
             events: BTreeMap::new(),
-            sequence: 0,
             ends: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            slow: BTreeMap::new(),
+            lost_votes: BTreeMap::new(),
+            duplicates: false,
+            recorder: Recorder::default(),
             trace: None,
             steady: false,
             proposals: 0,
@@ -186,10 +215,10 @@ impl World {
     }
 
     pub(crate) fn start(&mut self, id: ServerId) {
-        if self.is_up(id) {
+        if self.is_up(id) || self.nodes[&id].disk_fails {
             return;
         }
-        let now = Time(self.now);
+        let now = Time(self.nodes[&id].clock.local(self.now));
         let node = self.nodes.get_mut(&id).unwrap();
         let config = PeerConfig {
             my_id: id,
@@ -207,9 +236,10 @@ impl World {
             node.disk.wipe();
         }
         node.tree = node.disk.tree(&mut self.rng);
-        let recovered = node.disk.recovered();
+        let recovered = node.disk.recovered(self.setup.recent);
         let applied = node.tree.replica.last_zxid();
         assert_eq!(applied, recovered.last_zxid);
+        self.checkers.log_ends(id, applied);
         let ids = SessionIds::new(id, (self.now * 1000 + node.life % 1000) as i64);
         let settings = settings(self.setup.reconfig_enabled);
         let peer = Peer::new(config, recovered, now);
@@ -255,22 +285,27 @@ impl World {
     }
 
     pub(crate) fn schedule(&mut self, at: u64, event: Event) {
-        self.sequence += 1;
-        self.events.insert((at, self.sequence), event);
+        self.events.entry(at).or_default().push_back(event);
+    }
+
+    /// The next thing that happens, if it is not after `until`.
+    fn next_event(&mut self, until: u64) -> Option<Event> {
+        let mut first = self.events.first_entry().filter(|e| *e.key() <= until)?;
+        self.now = *first.key();
+        let event = first.get_mut().pop_front();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        event
     }
 
     /// Runs until `until`, or until `done`.
     pub(crate) fn run_until(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> bool {
         while !done(self) {
-            match self.events.first_key_value() {
-                Some(((at, _), _)) if *at <= until => {}
-                _ => {
-                    self.now = until;
-                    return done(self);
-                }
-            }
-            let ((at, _), event) = self.events.pop_first().unwrap();
-            self.now = at;
+            let Some(event) = self.next_event(until) else {
+                self.now = until;
+                return done(self);
+            };
             self.handle(event);
         }
         true
@@ -280,10 +315,113 @@ impl World {
         self.run_until(self.now + ms, |_| false);
     }
 
+    /// Which server an event needs.
+    fn concerns(&self, event: &Event) -> Option<ServerId> {
+        match event {
+            Event::Input { node, .. }
+            | Event::Vote { node, .. }
+            | Event::Snapshot { node, .. }
+            | Event::Tick { node, .. }
+            | Event::Flush { node, .. }
+            | Event::Perform { node, .. }
+            | Event::Chunk { node, .. } => Some(*node),
+            Event::DialArrives { to, .. } => Some(*to),
+            Event::ToServer { id, .. } | Event::Serve { id } => {
+                self.connections.get(id).map(|connection| connection.node)
+            }
+            Event::ToClient { .. } | Event::Wake { .. } | Event::Resume { .. } => None,
+        }
+    }
+
     fn handle(&mut self, event: Event) {
+        let stopped = self.concerns(&event).and_then(|id| {
+            let node = self.nodes.get_mut(&id)?;
+            node.is_paused.then_some(node)
+        });
+        match stopped {
+            Some(node) => node.deferred.push_back(event),
+            None => self.carry_out(event),
+        }
+    }
+
+    /// A server stands still, and then goes on with all that has come meanwhile.
+    pub(crate) fn pause(&mut self, id: ServerId, ms: u64) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        if node.member.is_none() || node.is_paused {
+            return;
+        }
+        node.is_paused = true;
+        let life = node.life;
+        self.note(|| format!("pause {id} for {ms} ms"));
+        self.schedule(self.now + ms, Event::Resume { node: id, life });
+    }
+
+    fn resume(&mut self, id: ServerId, life: u64) {
+        if !self.lives(id, life) || !self.nodes[&id].is_paused {
+            return;
+        }
+        self.note(|| format!("resume {id}"));
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.is_paused = false;
+        // Time has passed first of all.
+        node.tick_at = self.now;
+        self.carry_out(Event::Tick { node: id, life });
+        while self.lives(id, life)
+            && let Some(event) = self.nodes.get_mut(&id).unwrap().deferred.pop_front()
+        {
+            self.carry_out(event);
+        }
+    }
+
+    /// A server that stands still goes on now.
+    pub(crate) fn go_on(&mut self, id: ServerId) {
+        let node = &self.nodes[&id];
+        if node.is_paused {
+            self.resume(id, node.life);
+        }
+    }
+
+    /// What each server does, for a message.
+    pub(crate) fn condition(&self) -> String {
+        let committed = self.checkers.zxids.len();
+        let mut text = format!("{committed} committed;");
+        for (id, node) in &self.nodes {
+            let Some(member) = &node.member else {
+                text.push_str(&format!(" {id} is down;"));
+                continue;
+            };
+            let (peer, has) = (member.peer(), node.tree.history.len());
+            let (state, leader) = (peer.state(), peer.leader());
+            let serves = if node.serving {
+                "serves"
+            } else {
+                "does not serve"
+            };
+            text.push_str(&format!(
+                " {id} {state:?} (leader {leader:?}) has {has} and {serves};"
+            ));
+        }
+        text
+    }
+
+    fn carry_out(&mut self, event: Event) {
         match event {
             Event::Input { node, life, input } => {
                 if self.lives(node, life) {
+                    self.step(node, input);
+                }
+            }
+            Event::Vote {
+                node,
+                life,
+                sent,
+                input,
+            } => {
+                let Input::Notification { from, .. } = &input else {
+                    return;
+                };
+                let lost = self.lost_votes.get(&(*from, node));
+                if self.lives(node, life) && lost.is_none_or(|lost| *lost < sent) {
                     self.step(node, input);
                 }
             }
@@ -304,11 +442,7 @@ impl World {
             }
             Event::Flush { node, life } => {
                 if self.lives(node, life) {
-                    let disk = self.nodes.get_mut(&node).unwrap();
-                    disk.flushing = false;
-                    for report in disk.disk.flush_all() {
-                        self.report(node, report);
-                    }
+                    self.flush(node);
                 }
             }
             Event::DialArrives {
@@ -335,6 +469,7 @@ impl World {
             } => self.client_hears(client, id, message),
             Event::Serve { id } => self.serve(id),
             Event::Wake { client } => self.wake(client),
+            Event::Resume { node, life } => self.resume(node, life),
         }
     }
 

@@ -13,6 +13,7 @@ use node_core::prep::PrepSettings;
 use node_core::quorum::config::{Member as ServerEntry, MemberRole, QuorumConfig};
 use node_core::replica::Replica;
 use node_core::session::SessionIds;
+use node_core::standing::Standing;
 use node_core::tree::TreeOptions;
 use node_core::watch::WatchTable;
 use node_core::zxid::{Epoch, ServerId, Time, Zxid};
@@ -209,6 +210,7 @@ fn nothing_recovered() -> Recovered {
         last_zxid: Zxid::ZERO,
         recent: vec![],
         last_seen_config: None,
+        standing: Standing::Whole,
     }
 }
 
@@ -231,6 +233,7 @@ impl Start {
             last_zxid,
             recent: recent.into(),
             last_seen_config: None,
+            standing: Standing::Whole,
         };
         Ok(Self {
             replica,

@@ -1,7 +1,7 @@
 //! The contract with the world around a peer: everything that can happen to it, and everything that it asks for.
 //!
 //! Effects are executed in their order. What is saved by `SaveAcceptedEpoch`, `SaveCurrentEpoch`, `SaveConfig`,
-//! `SaveNextConfig` and `ForgetNextConfig` is on stable storage before the next effect is begun. `Append`, `Truncate` and `SaveSnapshot` are
+//! `SaveNextConfig`, `ForgetNextConfig` and `HistoryWhole` is on stable storage before the next effect is begun. `Append`, `Truncate` and `SaveSnapshot` are
 //! handed to the log's writer, which works on them in order and reports `Flushed`, `Truncated` and `SnapshotSaved` in
 //! the same order.
 
@@ -188,6 +188,10 @@ pub enum Effect {
     SaveNextConfig(Arc<QuorumConfig>),
     /// The configuration that was proposed will never be committed.
     ForgetNextConfig,
+    /// The history can be trusted (again), and is on stable storage: this server votes from now on, after a restart too.
+    HistoryWhole,
+    /// Why this server does not vote, in words for the log.
+    NotVoting(String),
     /// Apply to the tree.
     Commit(Proposal),
     /// The role or its phase changed.

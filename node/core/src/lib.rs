@@ -24,6 +24,8 @@ mod zab;
 
 mod local;
 
+pub mod standing;
+
 pub mod effect;
 
 pub mod peer;

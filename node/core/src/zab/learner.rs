@@ -218,6 +218,9 @@ impl Learner {
             kept.push(packet);
             return Ok(());
         }
+        if self.is_broadcasting() {
+            self.become_whole(now, local, effects)?;
+        }
         match packet {
             Packet::LeaderInfo { epoch, .. } if self.state == State::AwaitingLeaderInfo => {
                 self.agree(local, epoch, effects)
@@ -501,6 +504,23 @@ impl Learner {
             why: "in sync with the leader".into(),
         }));
         effects.push(Effect::Serving(true));
+        self.become_whole(now, local, effects)
+    }
+
+    /// What the leader gave makes a history that was lost whole again: this server then comes back as what it is.
+    fn become_whole(
+        &self,
+        now: Time,
+        local: &mut Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if local.is_whole() {
+            return Ok(());
+        }
+        local.become_whole_by_leader(now, effects);
+        if local.is_whole() {
+            self.check_part(local)?;
+        }
         Ok(())
     }
 

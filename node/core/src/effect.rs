@@ -80,8 +80,8 @@ pub enum Input {
     SnapshotSaved(Zxid),
     /// Every appended proposal up to this one is on stable storage.
     Flushed(Zxid),
-    /// The log was cut, and the tree is no further than this. It is less than what was asked for only if the log could
-    /// not give that.
+    /// The log was cut, and the tree is at this. If the log could not give what was asked for it is less, or more: then
+    /// nothing was cut, and the tree is at the end of the log.
     Truncated(Zxid),
     /// A leader's new transaction, with the zxid that `Peer::next_zxid` named.
     Propose(Proposal),

@@ -456,10 +456,9 @@ impl Peer {
     }
 
     fn truncated(&mut self, now: Time, zxid: Zxid, effects: &mut Vec<Effect>) -> Result<(), Leave> {
-        if !self.local.history.is_truncating() || zxid > self.local.history.last() {
+        if !self.local.history.is_truncating() {
             return Err(Leave::Halt(format!(
-                "the log was cut to {zxid} where {} was asked for",
-                self.local.history.last()
+                "the log was cut to {zxid} without being asked to"
             )));
         }
         self.local.history.truncated(zxid);

@@ -21,7 +21,7 @@ pub const FILE: &str = "zookeeper-node.marks";
 /// The bytes between the two places.
 const PLACE: u64 = 512;
 const MAGIC: u64 = u64::from_be_bytes(*b"ZKMARKS1");
-const FIELDS: usize = 5;
+const FIELDS: usize = 7;
 const BYTES: usize = (FIELDS + 1) * 8;
 
 /// What is known.
@@ -33,6 +33,10 @@ pub struct Known {
     pub accepted: Epoch,
     /// See `accepted`.
     pub current: Epoch,
+    /// A recovery from a snapshot before this one would miss transactions: the history was replaced by that snapshot.
+    pub base: Zxid,
+    /// The snapshot that is about to take the place of everything else, if one is.
+    pub installing: Option<Zxid>,
 }
 
 impl Known {
@@ -77,11 +81,14 @@ fn decode(bytes: &[u8]) -> Option<(u64, Known)> {
         .map(|chunk| chunk.try_into().map_or(0, u64::from_be_bytes));
     let (magic, turn) = (fields.next()?, fields.next()?);
     let (flushed, accepted, current) = (fields.next()?, fields.next()?, fields.next()?);
+    let (base, installing) = (fields.next()?, fields.next()?.cast_signed());
     let whole = magic == MAGIC && fields.next()? == sum(&bytes[..BYTES - 8]);
     let known = Known {
         flushed: Zxid(flushed.cast_signed()),
         accepted: Epoch(accepted.cast_signed()),
         current: Epoch(current.cast_signed()),
+        base: Zxid(base.cast_signed()),
+        installing: (installing >= 0).then_some(Zxid(installing)),
     };
     whole.then_some((turn, known))
 }
@@ -93,14 +100,19 @@ fn encode(turn: u64, known: Known) -> Vec<u8> {
         known.flushed.0.cast_unsigned(),
         known.accepted.0.cast_unsigned(),
         known.current.0.cast_unsigned(),
+        known.base.0.cast_unsigned(),
+        known.installing.map_or(-1, |zxid| zxid.0).cast_unsigned(),
     ];
-    let mut bytes: Vec<u8> = fields.iter().flat_map(|field| field.to_be_bytes()).collect();
+    let mut bytes: Vec<u8> = fields
+        .iter()
+        .flat_map(|field| field.to_be_bytes())
+        .collect();
     bytes.extend(sum(&bytes).to_be_bytes());
     bytes
 }
 
 /// FNV-1a.
-fn sum(bytes: &[u8]) -> u64 {
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
@@ -152,6 +164,24 @@ impl Marks {
     pub fn cut(&self, zxid: Zxid) -> Result<(), StorageError> {
         let mut inner = self.0.lock();
         inner.known.flushed = inner.known.flushed.min(zxid);
+        inner.known.base = inner.known.base.min(zxid);
+        inner.flush()
+    }
+
+    /// The snapshot of `zxid` is about to take the place of everything else: the point from which on a restart goes on with
+    /// that. It is on stable storage.
+    pub fn begin_install(&self, zxid: Zxid) -> Result<(), StorageError> {
+        let mut inner = self.0.lock();
+        inner.known.flushed = zxid;
+        inner.known.installing = Some(zxid);
+        inner.flush()
+    }
+
+    /// It has.
+    pub fn installed(&self, zxid: Zxid) -> Result<(), StorageError> {
+        let mut inner = self.0.lock();
+        inner.known.base = zxid;
+        inner.known.installing = None;
         inner.flush()
     }
 
@@ -232,6 +262,7 @@ mod tests {
             flushed: Zxid(7),
             accepted: Epoch(4),
             current: Epoch(3),
+            ..Known::default()
         };
         assert_eq!(read(&dir).unwrap(), Some(known));
         disk.rot(&dir.join(FILE), |bytes| bytes[PLACE as usize + 20] ^= 1);

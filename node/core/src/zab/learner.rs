@@ -52,6 +52,8 @@ pub(crate) struct Learner {
     acked: Zxid,
     /// What NEWLEADER said; it counts from UPTODATE on.
     config: Option<QuorumConfig>,
+    /// Whether the leader has to send a snapshot, since the log cannot be cut where it wants.
+    ask_all: bool,
 }
 
 impl Learner {
@@ -74,6 +76,7 @@ impl Learner {
             committed: Zxid::ZERO,
             acked: Zxid::ZERO,
             config: None,
+            ask_all: false,
         }
     }
 
@@ -333,7 +336,9 @@ impl Learner {
             return Err(Leave::Halt("the log was cut without being asked to".into()));
         };
         if local.history.last() != to {
-            // The log could not give what was asked for: tell the leader where we are now.
+            // The log could not give what was asked for. Nothing may be given up before the leader's copy is on disk, so
+            // if it is not cut at all we ask for everything; else we tell the leader where we are now.
+            self.ask_all = local.history.last() > to;
             self.close(effects);
             self.dial(new_link, local.timing.dial_attempts, effects);
             return Ok(());
@@ -398,7 +403,11 @@ impl Learner {
         let current_epoch = promised.then_some(local.current_epoch);
         self.send(
             Packet::AckEpoch {
-                last_zxid: local.history.last(),
+                last_zxid: if self.ask_all {
+                    Zxid(-1)
+                } else {
+                    local.history.last()
+                },
                 current_epoch,
             },
             effects,

@@ -6,119 +6,48 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use node_core::proto::quorum::Proposal;
-use node_core::proto::txn::TxnEntry;
-use node_core::replica::Replica;
-use node_core::tree::{ImageReader, TreeOptions};
+use node_core::tree::TreeOptions;
 use node_core::zxid::{Epoch, Zxid};
 
-use crate::config::Config;
+use crate::config::{Config, Quorum, Role};
 use crate::driver::Message;
 use crate::net::Report;
 use crate::shared::{ActiveSnapshot, Shared};
-use crate::storage::dirs::{self, DataDirs};
+use crate::storage::dirs::DataDirs;
 use crate::storage::epoch::EpochFiles;
-use crate::storage::log_reader::LogReader;
 use crate::storage::log_writer::{LogEvent, LogStats, LogWriter};
-use crate::storage::recovery::{self, Start};
-use crate::storage::snapshot::{Fed, SnapshotBody, SnapshotTrailer, SnapshotWriter};
+use crate::storage::marks::Marks;
+use crate::storage::snapshot::SnapshotWriter;
 use crate::storage::txn_log::TxnLog;
-use crate::storage::{ConsumerError, StorageError, retention};
+use crate::storage::{StorageError, retention};
+use crate::store::{self, StoreOptions};
 
-/// What a server starts from.
-#[derive(Debug)]
-pub struct Recovered {
-    /// Tree and sessions, with the whole log replayed.
-    pub replica: Replica,
-    /// The end of the log.
-    pub recent: VecDeque<Proposal>,
-}
-
-struct Body(Option<ImageReader>);
-
-impl SnapshotBody for Body {
-    fn feed(&mut self, bytes: &[u8]) -> Result<Fed, ConsumerError> {
-        let reader = self
-            .0
-            .as_mut()
-            .ok_or("the snapshot goes on after its end")?;
-        let progress = reader.feed(bytes)?;
-        Ok(if progress.done {
-            Fed::Done(progress.consumed)
-        } else {
-            Fed::More
-        })
-    }
-}
-
-/// Reads the newest snapshot and the log after it.
-pub fn recover(
-    dirs: &DataDirs,
-    config: &Config,
-    options: TreeOptions,
-) -> Result<Recovered, StorageError> {
-    let fresh = || Body(Some(ImageReader::new(options)));
-    let start = recovery::load(dirs, config.storage.trust_empty_snapshot, fresh)?;
-    let from = start.zxid();
-    let mut replica = match start {
-        Start::Empty | Start::LogOnly => Replica::new(options),
-        Start::Snapshot(loaded) => {
-            let invalid = |what: String| StorageError::SnapshotInvalid {
-                path: loaded.file.path.clone(),
-                what,
-            };
-            let reader = loaded
-                .body
-                .0
-                .ok_or_else(|| invalid("it has no tree".into()))?;
-            let restored = reader
-                .finish()
-                .map_err(|error| invalid(error.to_string()))?;
-            Replica::restored(restored, from)
-        }
-    };
-    let (mut recent, mut bytes) = (VecDeque::new(), 0);
-    recovery::replay(dirs.log_dir(), from, |zxid, data: Bytes| {
-        let entry = TxnEntry::decode(data.clone())?;
-        replica.apply(&entry.header, &entry.txn);
-        bytes += data.len();
-        recent.push_back(Proposal { zxid, data });
-        let full = |len: usize, bytes| {
-            len > config.storage.commit_log_count as usize
-                || bytes > crate::limits::COMMITTED_LOG_BYTES
-        };
-        while full(recent.len(), bytes) {
-            let Some(oldest) = recent.pop_front() else {
-                break;
-            };
-            bytes -= oldest.data.len();
-        }
-        Ok(())
-    })?;
-    Ok(Recovered { replica, recent })
-}
-
-/// Writes the tree of a new server, as Apache does: without it a log alone would not be trusted.
-pub fn write_first_snapshot(dirs: &DataDirs, shared: &Arc<Shared>) -> Result<(), StorageError> {
-    if dirs::snapshot_files(dirs.snap_dir())?.is_empty() {
-        write_snapshot(shared.begin_snapshot(), dirs, &shared.config)?;
-    }
-    Ok(())
+/// What came of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It holds everything up to this.
+    Whole(Zxid),
+    /// The tree was replaced meanwhile: there is none.
+    Superseded,
 }
 
 fn write_snapshot(
-    snapshot: ActiveSnapshot,
+    snapshot: &ActiveSnapshot,
     dirs: &DataDirs,
     config: &Config,
-) -> Result<(), StorageError> {
+    to_install: bool,
+) -> Result<Written, StorageError> {
     let zxid = snapshot.zxid;
-    let mut file = SnapshotWriter::create(dirs.snap_dir(), zxid)?;
+    let mut file = match to_install {
+        true => SnapshotWriter::create_new(dirs.snap_dir(), zxid)?,
+        false => SnapshotWriter::create(dirs.snap_dir(), zxid)?,
+    };
     let mut piece = Vec::new();
     loop {
         let Some(done) = snapshot.chunk(&mut piece) else {
             // The tree was replaced: the file has not got its name yet, and is removed.
-            return Ok(());
+            return Ok(Written::Superseded);
         };
         file.write(&piece)?;
         piece.clear();
@@ -126,32 +55,47 @@ fn write_snapshot(
             break;
         }
     }
-    let trailer = SnapshotTrailer {
-        // Apache writes a digest of 0 for the tree before the first transaction.
-        digest: snapshot
-            .digest
-            .map(|digest| (zxid, if zxid == Zxid::ZERO { 0 } else { digest })),
-        last_zxid: config.storage.serialize_last_zxid.then_some(zxid),
-    };
-    file.finish(trailer)?;
-    Ok(())
-}
-
-/// What the log thread was asked for, to know what its report means.
-#[derive(Clone, Copy, Debug)]
-enum Cut {
-    /// By the peer.
-    Truncate(Zxid),
-    /// Again, to what there is.
-    Fallback,
-    /// After a snapshot was saved: nothing in the log may follow it.
-    AfterSave(Zxid),
+    let with_last_zxid = config.storage.serialize_last_zxid;
+    file.finish(store::trailer(zxid, snapshot.digest, with_last_zxid))?;
+    Ok(Written::Whole(zxid))
 }
 
 enum Held {
     Append(Proposal),
     Save(Zxid),
     Truncate(Zxid),
+}
+
+/// The files of a server, opened.
+#[derive(Debug)]
+pub struct Files {
+    /// The directories, locked.
+    pub dirs: DataDirs,
+    /// The epochs.
+    pub epochs: EpochFiles,
+    /// What is known to be on stable storage.
+    pub marks: Marks,
+}
+
+/// How the files of a server with this configuration are opened.
+#[must_use]
+pub fn store_options(config: &Config, tree: TreeOptions) -> StoreOptions {
+    let is_other = |quorum: &Quorum| {
+        let others = quorum.membership.servers.iter();
+        others
+            .filter(|server| server.role == Role::Participant)
+            .any(|server| server.id != quorum.my_id)
+    };
+    StoreOptions {
+        data_dir: config.data_dir.clone(),
+        data_log_dir: config.data_log_dir.clone(),
+        autocreate: config.autocreate,
+        trust_empty_snapshot: config.storage.trust_empty_snapshot,
+        trust_empty: config.storage.trust_empty,
+        others: config.quorum.as_ref().is_some_and(is_other),
+        recent: config.storage.commit_log_count as usize,
+        tree,
+    }
 }
 
 /// See the module.
@@ -161,8 +105,9 @@ pub struct Disk {
     dirs: Arc<DataDirs>,
     epochs: EpochFiles,
     log: LogWriter,
-    cuts: VecDeque<Cut>,
-    saving: bool,
+    options: StoreOptions,
+    /// What the peer calls the snapshot that takes the place of everything, while it is written and installed.
+    saving: Option<Zxid>,
     held: VecDeque<Held>,
     /// Appended since the last snapshot.
     appended: u32,
@@ -189,19 +134,25 @@ impl Disk {
     pub fn open(shared: &Arc<Shared>, report: &Report) -> Result<Self, StorageError> {
         let config = &shared.config;
         let dirs = DataDirs::open(&config.data_dir, &config.data_log_dir, config.autocreate)?;
-        let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO)?;
-        Self::start(shared.clone(), dirs, epochs, report.clone())
+        let (marks, epochs) = store::empty(&dirs)?;
+        let files = Files {
+            dirs,
+            epochs: epochs.with_marks(&marks)?,
+            marks,
+        };
+        Self::start(shared.clone(), files, report.clone())
     }
 
     /// Opens the log for writing and starts its thread.
-    pub fn start(
-        shared: Arc<Shared>,
-        dirs: DataDirs,
-        epochs: EpochFiles,
-        report: Report,
-    ) -> Result<Self, StorageError> {
+    pub fn start(shared: Arc<Shared>, files: Files, report: Report) -> Result<Self, StorageError> {
+        let Files {
+            dirs,
+            epochs,
+            marks,
+        } = files;
+        let options = store_options(&shared.config, shared.tree_options);
         let storage = &shared.config.storage;
-        let log = TxnLog::open(dirs.log_dir(), storage.log)?;
+        let log = TxnLog::open(dirs.log_dir(), storage.log)?.with_marks(marks)?;
         let to_driver = report.clone();
         let log = LogWriter::start(
             log,
@@ -217,8 +168,8 @@ impl Disk {
             dirs: Arc::new(dirs),
             epochs,
             log,
-            cuts: VecDeque::new(),
-            saving: false,
+            options,
+            saving: None,
             held: VecDeque::new(),
             appended: 0,
             appended_bytes: 0,
@@ -257,7 +208,7 @@ impl Disk {
     }
 
     fn put(&mut self, command: Held) {
-        if self.saving {
+        if self.saving.is_some() {
             self.held.push_back(command);
             return;
         }
@@ -267,18 +218,15 @@ impl Disk {
                 self.appended_bytes += data.len() as u64;
                 self.log.append(zxid, data);
             }
-            Held::Truncate(to) => {
-                self.cuts.push_back(Cut::Truncate(to));
-                self.log.truncate(to);
-            }
+            Held::Truncate(to) => self.log.truncate(to),
             Held::Save(zxid) => {
-                self.saving = true;
-                self.write_in_background(Some(zxid));
+                self.saving = Some(zxid);
+                self.write_in_background(true);
             }
         }
     }
 
-    fn write_in_background(&mut self, save: Option<Zxid>) {
+    fn write_in_background(&mut self, to_install: bool) {
         let snapshot = self.shared.begin_snapshot();
         let zxid = snapshot.zxid;
         let (dirs, shared, report) = (self.dirs.clone(), self.shared.clone(), self.report.clone());
@@ -287,12 +235,12 @@ impl Disk {
         self.appended_bytes = 0;
         tokio::task::spawn_blocking(move || {
             let begun = std::time::Instant::now();
-            let result = write_snapshot(snapshot, &dirs, &shared.config);
+            let result = write_snapshot(&snapshot, &dirs, &shared.config, to_install);
             let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             if result.is_ok() {
                 tracing::info!(%zxid, ms, "snapshot written");
             }
-            report.send(Message::SnapshotWritten { save, result });
+            report.send(Message::SnapshotWritten { to_install, result });
         });
     }
 
@@ -305,31 +253,41 @@ impl Disk {
             || storage
                 .snap_size_limit_bytes
                 .is_some_and(|limit| self.appended_bytes > after(limit));
-        if due && !self.snapshot_running && !self.saving {
+        if due && !self.snapshot_running && self.saving.is_none() {
             self.log.roll();
-            self.write_in_background(None);
+            self.write_in_background(false);
         }
     }
 
     /// A snapshot was written, or could not be.
     pub fn snapshot_written(
         &mut self,
-        save: Option<Zxid>,
-        result: Result<(), StorageError>,
+        to_install: bool,
+        result: Result<Written, StorageError>,
     ) -> Result<(), StorageError> {
         self.snapshot_running = false;
-        match (save, result) {
-            (Some(zxid), result) => {
-                result?;
-                self.cuts.push_back(Cut::AfterSave(zxid));
-                self.log.truncate(zxid);
-            }
-            (None, Ok(())) => {}
-            (None, Err(error)) => {
+        match result {
+            Ok(Written::Whole(zxid)) if to_install => self.log.install(zxid),
+            Ok(Written::Superseded) if to_install => self.drop_superseded(),
+            Ok(_) => {}
+            Err(error) if to_install => return Err(error),
+            Err(error) => {
                 tracing::error!(%error, "a snapshot could not be written; the log goes on, and it is tried again later");
             }
         }
         Ok(())
+    }
+
+    /// Another tree came before this one was saved. It is saved next; what was to follow the old one is void.
+    fn drop_superseded(&mut self) {
+        self.saving = None;
+        let mut held = std::mem::take(&mut self.held);
+        while matches!(held.front(), Some(Held::Append(_))) {
+            held.pop_front();
+        }
+        for command in held {
+            self.put(command);
+        }
     }
 
     /// What the log thread has done.
@@ -338,59 +296,45 @@ impl Disk {
             LogEvent::Flushed(zxid) => Ok(Outcome::Flushed(zxid)),
             LogEvent::Barrier(_) => Ok(Outcome::Nothing),
             LogEvent::Fatal(error) => Err(error),
-            LogEvent::Truncated(zxid) => match self.cuts.pop_front() {
-                Some(Cut::AfterSave(saved)) => {
-                    self.saving = false;
-                    for command in std::mem::take(&mut self.held) {
-                        self.put(command);
-                    }
-                    Ok(Outcome::SnapshotSaved(saved))
+            LogEvent::Installed(zxid) => {
+                let asked = self.saving.take().unwrap_or(zxid);
+                for command in std::mem::take(&mut self.held) {
+                    self.put(command);
                 }
-                _ => {
-                    self.reload_if_beyond(zxid)?;
-                    Ok(Outcome::Truncated(zxid))
-                }
-            },
-            LogEvent::TruncateRefused(error) => match self.cuts.pop_front() {
-                Some(Cut::Truncate(to)) => {
-                    let fallback = self.last_not_after(to)?;
-                    tracing::warn!(%error, %to, %fallback, "the log cannot be cut there; cutting it further back");
-                    self.cuts.push_back(Cut::Fallback);
-                    self.log.truncate(fallback);
-                    Ok(Outcome::Nothing)
-                }
-                _ => Err(error),
-            },
-        }
-    }
-
-    /// The last transaction up to `to` that snapshot and log can give.
-    fn last_not_after(&self, to: Zxid) -> Result<Zxid, StorageError> {
-        let snapshots = dirs::snapshot_files(self.dirs.snap_dir())?;
-        let snapshot = snapshots
-            .iter()
-            .map(|file| file.zxid)
-            .filter(|zxid| *zxid <= to)
-            .max();
-        let from = snapshot.unwrap_or(Zxid::ZERO);
-        let mut last = from;
-        for record in LogReader::open(self.dirs.log_dir(), Zxid(from.0 + 1))? {
-            let record = record?;
-            if record.zxid > to {
-                break;
+                Ok(Outcome::SnapshotSaved(asked))
             }
-            last = record.zxid;
+            LogEvent::Truncated(zxid) => {
+                self.reload_if_beyond(zxid)?;
+                Ok(Outcome::Truncated(zxid))
+            }
+            // Nothing was cut: the server stays where a restart would find it, until the leader's copy is on the disk.
+            LogEvent::TruncateRefused(error) => {
+                let last = self.reload()?;
+                tracing::warn!(%error, %last, "the log cannot be cut there; everything is asked from the leader");
+                Ok(Outcome::Truncated(last))
+            }
         }
-        Ok(last)
     }
 
     fn reload_if_beyond(&self, zxid: Zxid) -> Result<(), StorageError> {
-        if self.shared.replica.read().last_zxid() <= zxid {
-            return Ok(());
+        if self.shared.replica.read().last_zxid() > zxid {
+            self.reload()?;
         }
-        let recovered = recover(&self.dirs, &self.shared.config, self.shared.tree_options)?;
-        self.shared.replace_replica(recovered.replica);
         Ok(())
+    }
+
+    /// Takes the replica from the disk again; gives its end.
+    fn reload(&self) -> Result<Zxid, StorageError> {
+        let recovered = store::recover(&self.dirs, None, &self.options)?;
+        let last = recovered.replica.last_zxid();
+        self.shared.replace_replica(recovered.replica);
+        Ok(last)
+    }
+
+    /// The history can be trusted from now on, after a restart too.
+    pub fn trust(&self) -> Result<(), StorageError> {
+        tracing::info!("this server has the ensemble's history: it votes from now on");
+        store::trust(&self.dirs)
     }
 
     /// Removes snapshots and log files that no recovery needs any more.

@@ -14,7 +14,7 @@ use node_core::member::{Action, ClientWrite, Clock, Event, Member, Output};
 use node_core::proto::client::ConnectRequest;
 use node_core::proto::data::SessionTimeout;
 use node_core::proto::election::PeerState;
-use node_core::proto::quorum::Packet;
+use node_core::proto::quorum::{Packet, Proposal};
 use node_core::quorum::config::QuorumConfig;
 use node_core::replica::Replica;
 use node_core::tree::Restored;
@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::clients::LocalClients;
 use crate::config::dynamic;
-use crate::disk::{Disk, Outcome};
+use crate::disk::{Disk, Outcome, Written};
 use crate::net::Report;
 use crate::net::election::ElectionCommand;
 use crate::net::outbox::Connection;
@@ -64,10 +64,10 @@ pub enum Message {
     Log(LogEvent),
     /// A snapshot was written.
     SnapshotWritten {
-        /// The zxid, if the peer had asked for it.
-        save: Option<Zxid>,
+        /// Whether it is to take the place of everything.
+        to_install: bool,
         /// How it went.
-        result: Result<(), StorageError>,
+        result: Result<Written, StorageError>,
     },
     /// It is time to remove old files.
     Purge,
@@ -222,13 +222,13 @@ impl Running {
                 self.event(Event::Closed(connection))
             }
             Message::Log(event) => self.log_event(event),
-            Message::SnapshotWritten { save, result } => {
+            Message::SnapshotWritten { to_install, result } => {
                 let disk = self
                     .driver
                     .disk
                     .as_mut()
                     .context("a snapshot was written without a disk")?;
-                disk.snapshot_written(save, result)
+                disk.snapshot_written(to_install, result)
                     .context("a snapshot that must be saved could not be")
             }
             Message::Purge => {
@@ -398,14 +398,7 @@ impl Running {
                     .shared
                     .replace_replica(Replica::restored(*restored, zxid));
             }
-            Effect::Append(proposal) => {
-                let size = proposal.data.len();
-                let (_, min, max) = self.proposal_sizes.unwrap_or((size, size, size));
-                self.proposal_sizes = Some((size, min.min(size), max.max(size)));
-                if let Some(disk) = &mut self.driver.disk {
-                    disk.append(proposal);
-                }
-            }
+            Effect::Append(proposal) => self.append(proposal),
             Effect::Truncate(zxid) => match &mut self.driver.disk {
                 Some(disk) => disk.truncate(zxid),
                 None => {
@@ -429,6 +422,8 @@ impl Running {
             Effect::SaveCurrentEpoch(epoch) => {
                 self.disk()?.save_current(epoch)?;
             }
+            Effect::HistoryWhole => self.disk()?.trust()?,
+            Effect::NotVoting(why) => tracing::warn!("{why}"),
             Effect::SaveConfig(config) => self.save_config(&config)?,
             Effect::SaveNextConfig(config) => {
                 dynamic::save_next(&self.driver.shared.config.path, &config.to_string())?;
@@ -449,6 +444,15 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    fn append(&mut self, proposal: Proposal) {
+        let size = proposal.data.len();
+        let (_, min, max) = self.proposal_sizes.unwrap_or((size, size, size));
+        self.proposal_sizes = Some((size, min.min(size), max.max(size)));
+        if let Some(disk) = &mut self.driver.disk {
+            disk.append(proposal);
+        }
     }
 
     /// The disk. An observer that kept nothing begins to when it is made a voter.

@@ -12,6 +12,7 @@ pub mod net;
 
 pub mod disk;
 pub mod storage;
+pub mod store;
 
 pub mod four_letter;
 pub mod metrics;

@@ -13,6 +13,7 @@ use node_core::prep::PrepSettings;
 use node_core::quorum::config::{Member as ServerEntry, MemberRole, QuorumConfig};
 use node_core::replica::Replica;
 use node_core::session::SessionIds;
+use node_core::standing::Standing;
 use node_core::tree::TreeOptions;
 use node_core::watch::WatchTable;
 use node_core::zxid::{Epoch, ServerId, Time, Zxid};
@@ -24,7 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::config::home::{self, Home};
 use crate::config::{Config, HostPort, Role, dynamic};
-use crate::disk::{self, Disk};
+use crate::disk::{self, Disk, Files};
 use crate::driver::{Driver, Message};
 use crate::limits;
 use crate::metrics::{self, Metrics};
@@ -33,8 +34,8 @@ use crate::net::{self, EVERYWHERE, Report, client, quorum};
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::storage::StorageError;
-use crate::storage::dirs::DataDirs;
-use crate::storage::epoch::EpochFiles;
+use crate::storage::files::{FileSystem, RealFiles};
+use crate::store;
 
 /// How long a leader that is told to stop waits for its last proposals, and for the others to know them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,7 +89,7 @@ struct Loaded {
     shared: Arc<Shared>,
     ensemble: Ensemble,
     member: Member,
-    files: Option<(DataDirs, EpochFiles)>,
+    files: Option<Files>,
     started: Instant,
 }
 
@@ -209,6 +210,7 @@ fn nothing_recovered() -> Recovered {
         last_zxid: Zxid::ZERO,
         recent: vec![],
         last_seen_config: None,
+        standing: Standing::Whole,
     }
 }
 
@@ -216,26 +218,29 @@ fn nothing_recovered() -> Recovered {
 struct Start {
     replica: Replica,
     peer: Recovered,
-    files: Option<(DataDirs, EpochFiles)>,
+    files: Option<Files>,
 }
 
 impl Start {
     fn read(config: &Config, tree_options: TreeOptions) -> anyhow::Result<Self> {
-        let dirs = DataDirs::open(&config.data_dir, &config.data_log_dir, config.autocreate)?;
-        let disk::Recovered { replica, recent } = disk::recover(&dirs, config, tree_options)?;
-        let last_zxid = replica.last_zxid();
-        let epochs = EpochFiles::open(dirs.snap_dir(), last_zxid)?;
+        let real: Arc<dyn FileSystem> = Arc::new(RealFiles);
+        let opened = store::open(&real, &disk::store_options(config, tree_options))?;
         let peer = Recovered {
-            accepted_epoch: epochs.epochs().accepted,
-            current_epoch: epochs.epochs().current,
-            last_zxid,
-            recent: recent.into(),
+            accepted_epoch: opened.epochs.epochs().accepted,
+            current_epoch: opened.epochs.epochs().current,
+            last_zxid: opened.replica.last_zxid(),
+            recent: opened.recent.into(),
             last_seen_config: None,
+            standing: opened.standing,
         };
         Ok(Self {
-            replica,
+            replica: opened.replica,
             peer,
-            files: Some((dirs, epochs)),
+            files: Some(Files {
+                dirs: opened.dirs,
+                epochs: opened.epochs,
+                marks: opened.marks,
+            }),
         })
     }
 }
@@ -304,10 +309,7 @@ impl Loaded {
         let (to_driver, messages) = mpsc::unbounded_channel();
         let report = Report::new(to_driver);
         let disk = match files {
-            Some((dirs, epochs)) => {
-                disk::write_first_snapshot(&dirs, &shared)?;
-                Some(Disk::start(shared.clone(), dirs, epochs, report.clone())?)
-            }
+            Some(files) => Some(Disk::start(shared.clone(), files, report.clone())?),
             None => None,
         };
         let mut acceptors = JoinSet::new();

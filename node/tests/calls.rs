@@ -170,8 +170,8 @@ fn damaged_storage_has_an_exit_code_of_its_own() {
         &serve,
         3,
         expect![[r#"
-        zookeeper-node: none of the 1 snapshots in ./version-2 can be loaded; the newest: the snapshot ./version-2/snapshot.5 is not usable: it is not complete: its writer was interrupted
-    "#]],
+            zookeeper-node: none of the 1 snapshots in ./version-2 can be loaded; the newest: the snapshot ./version-2/snapshot.5 is not usable: it is not complete: its writer was interrupted; no other server votes, so none has a good copy: restore the file from a backup, or empty the data directories to begin anew without the data
+        "#]],
     );
     let epoch = damaged("currentEpoch", b"");
     ends(
@@ -179,8 +179,8 @@ fn damaged_storage_has_an_exit_code_of_its_own() {
         &serve,
         3,
         expect![[r#"
-        zookeeper-node: ./version-2/currentEpoch must hold an epoch (a whole number), but holds ""
-    "#]],
+            zookeeper-node: ./version-2/currentEpoch must hold an epoch (a whole number), but holds ""; no other server votes, so none has a good copy: restore the file from a backup, or empty the data directories to begin anew without the data
+        "#]],
     );
     // A log whose header is whole, but not what comes after it, with much more behind it.
     let mut bytes = b"ZKLG\0\0\0\x02\0\0\0\0\0\0\0\0".to_vec();
@@ -191,8 +191,8 @@ fn damaged_storage_has_an_exit_code_of_its_own() {
         &serve,
         3,
         expect![[r#"
-        zookeeper-node: the transaction log is damaged: ./version-2/log.1 at byte 16: a record of 117901063 bytes does not fit into the 41943012 bytes left, and more data follows than a crash can leave behind (the last whole record before is 0x0); this server must not start with a shortened history: restore the file, or empty its data directories so that it is filled by the other servers
-    "#]],
+            zookeeper-node: the transaction log is damaged: ./version-2/log.1 at byte 16: a record of 117901063 bytes does not fit into the 41943012 bytes left, and more data follows than a crash can leave behind (the last whole record before is 0x0); this server must not start with a shortened history; no other server votes, so none has a good copy: restore the file from a backup, or empty the data directories to begin anew without the data
+        "#]],
     );
 }
 

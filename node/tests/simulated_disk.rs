@@ -7,6 +7,7 @@ use std::path::Path;
 
 use node::storage::files::{FileSystem, Open};
 use node::storage::log_reader::LogReader;
+use node::storage::marks::{Known, Marks};
 use node::storage::simulated::{Keep, SECTOR, SimDisk};
 use node::storage::txn_log::{LogOptions, TxnLog};
 use node_core::zxid::Zxid;
@@ -111,7 +112,11 @@ fn a_full_disk_refuses_to_grow_and_the_power_can_go_at_any_operation() {
 #[test]
 fn the_log_writes_and_flushes_a_group_of_records_once() {
     let disk = disk();
-    let mut log = TxnLog::open(&disk.dir("/d"), LogOptions::default()).unwrap();
+    let marks = Marks::create(&disk.dir("/d"), Known::default()).unwrap();
+    let mut log = TxnLog::open(&disk.dir("/d"), LogOptions::default())
+        .unwrap()
+        .with_marks(marks)
+        .unwrap();
     let txn = |zxid: i64| {
         let mut txn = vec![0; 40];
         txn[12..20].copy_from_slice(&zxid.to_be_bytes());

@@ -1,7 +1,7 @@
 //! The contract with the world around a peer: everything that can happen to it, and everything that it asks for.
 //!
 //! Effects are executed in their order. What is saved by `SaveAcceptedEpoch`, `SaveCurrentEpoch`, `SaveConfig`,
-//! `SaveNextConfig` and `ForgetNextConfig` is on stable storage before the next effect is begun. `Append`, `Truncate` and `SaveSnapshot` are
+//! `SaveNextConfig`, `ForgetNextConfig` and `HistoryWhole` is on stable storage before the next effect is begun. `Append`, `Truncate` and `SaveSnapshot` are
 //! handed to the log's writer, which works on them in order and reports `Flushed`, `Truncated` and `SnapshotSaved` in
 //! the same order.
 
@@ -80,8 +80,8 @@ pub enum Input {
     SnapshotSaved(Zxid),
     /// Every appended proposal up to this one is on stable storage.
     Flushed(Zxid),
-    /// The log was cut, and the tree is no further than this. It is less than what was asked for only if the log could
-    /// not give that.
+    /// The log was cut, and the tree is at this. If the log could not give what was asked for it is less, or more: then
+    /// nothing was cut, and the tree is at the end of the log.
     Truncated(Zxid),
     /// A leader's new transaction, with the zxid that `Peer::next_zxid` named.
     Propose(Proposal),
@@ -188,6 +188,10 @@ pub enum Effect {
     SaveNextConfig(Arc<QuorumConfig>),
     /// The configuration that was proposed will never be committed.
     ForgetNextConfig,
+    /// The history can be trusted (again), and is on stable storage: this server votes from now on, after a restart too.
+    HistoryWhole,
+    /// Why this server does not vote, in words for the log.
+    NotVoting(String),
     /// Apply to the tree.
     Commit(Proposal),
     /// The role or its phase changed.

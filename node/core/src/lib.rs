@@ -28,6 +28,8 @@ mod zab;
 
 mod local;
 
+pub mod standing;
+
 pub mod effect;
 
 pub mod peer;

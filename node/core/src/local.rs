@@ -1,14 +1,15 @@
 //! What a peer knows and keeps whatever its role is: its identity, epochs, configurations, history and last vote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::effect::Effect;
 use crate::election::vote::Vote;
 use crate::proto::election::{Notification, PeerState};
 use crate::quorum::config::{MemberRole, QuorumConfig};
+use crate::standing::Standing;
 use crate::zab::history::History;
-use crate::zxid::{Epoch, ServerId, Zxid};
+use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
 /// Every interval that the protocol knows, in milliseconds.
 #[derive(Clone, Debug)]
@@ -81,6 +82,12 @@ pub(crate) struct Local {
     pub(crate) vote: Vote,
     /// Election connections, as far as the shell has told.
     pub(crate) links: BTreeMap<ServerId, bool>,
+    /// Whether the history can be trusted.
+    pub(crate) standing: Standing,
+    /// Voters that were heard to have no history.
+    pub(crate) heard_empty: BTreeSet<ServerId>,
+    /// When nobody counts any more on what an earlier life of this server promised.
+    pub(crate) votes_from: Time,
 }
 
 impl Local {
@@ -98,9 +105,14 @@ impl Local {
         voters
     }
 
-    /// Whether this server takes no part in quorums, neither now nor in the configuration to come.
+    /// Whether this server takes no part in quorums: neither now nor in the configuration to come, or because it may not
+    /// vote.
     pub(crate) fn only_observes(&self) -> bool {
-        self.observer && !self.is_voter(self.my_id)
+        if self.is_voter(self.my_id) {
+            !self.is_whole()
+        } else {
+            self.observer
+        }
     }
 
     /// A voter needs a disk: an observer that had none begins to keep one.
@@ -122,7 +134,7 @@ impl Local {
 
     /// Whether this server may be elected.
     pub(crate) fn may_stand(&self) -> bool {
-        !self.observer && self.config.is_voter(self.my_id)
+        !self.observer && self.config.is_voter(self.my_id) && self.is_whole()
     }
 
     /// Whether the servers that have it are a quorum of every configuration that counts.

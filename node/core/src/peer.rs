@@ -10,7 +10,7 @@
 //!          └── Settling (the log is still being cut) ◄────────────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::effect::{Effect, Input, Leave, LinkId, RoleInfo};
@@ -21,6 +21,7 @@ pub use crate::local::Timing;
 use crate::proto::election::{Notification, PeerState};
 use crate::proto::quorum::{Packet, Proposal};
 use crate::quorum::config::{MemberRole, QuorumConfig};
+use crate::standing::Standing;
 use crate::zab::history::History;
 use crate::zab::leader::Leader;
 use crate::zab::learner::Learner;
@@ -77,6 +78,8 @@ pub struct Recovered {
     pub recent: Vec<Proposal>,
     /// A configuration that was proposed and not yet known to be committed.
     pub last_seen_config: Option<QuorumConfig>,
+    /// Whether that is all that there ever was.
+    pub standing: Standing,
 }
 
 /// Connections that may wait for this server to be elected.
@@ -119,11 +122,13 @@ impl Peer {
             last_zxid,
             recent,
             last_seen_config,
+            standing,
         } = recovered;
         let observer = config.is_observer();
         let keeps_disk = config.keeps_disk(last_seen_config.as_ref());
         let next_config = last_seen_config
             .filter(|c| config.reconfig_enabled && c.version > config.config.version);
+        let votes_from = now.after(config.timing.init_ms());
         let mut peer = Self {
             local: Local {
                 my_id: config.my_id,
@@ -139,6 +144,9 @@ impl Peer {
                 round: 0,
                 vote: Vote::NONE,
                 links: BTreeMap::new(),
+                standing,
+                heard_empty: BTreeSet::new(),
+                votes_from,
             },
             role: Role::Settling,
             links_dialled: 0,
@@ -448,10 +456,9 @@ impl Peer {
     }
 
     fn truncated(&mut self, now: Time, zxid: Zxid, effects: &mut Vec<Effect>) -> Result<(), Leave> {
-        if !self.local.history.is_truncating() || zxid > self.local.history.last() {
+        if !self.local.history.is_truncating() {
             return Err(Leave::Halt(format!(
-                "the log was cut to {zxid} where {} was asked for",
-                self.local.history.last()
+                "the log was cut to {zxid} without being asked to"
             )));
         }
         self.local.history.truncated(zxid);
@@ -580,6 +587,12 @@ impl Peer {
     #[must_use]
     pub fn round(&self) -> i64 {
         self.local.round
+    }
+
+    /// Whether its history can be trusted, so that it may vote.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.local.standing
     }
 
     /// The epoch that it agreed to.

@@ -219,7 +219,7 @@ keys! {
     "snapshot.compression.method", "", "", OneOf(&["", "gz", "snappy"]), NotYet, "How snapshots are compressed. Compressed ones are read in any case.";
     "snapshot.trust.empty", "false", "", TrueFalse, Used, "Whether a log without a snapshot is trusted to be complete.";
     "datadir.autocreate", "true", "", TrueFalse, Used, "Whether missing data directories are created.";
-    "db.autocreate", "true", "", TrueFalse, NotYet, "Whether a server without data takes part in elections at once.";
+    "db.autocreate", "", "", TrueFalse, Used, "Whether a server without data takes part in elections at once. When absent it does if all voters are seen to be without data; otherwise a leader must first give it everything.";
     "serializeLastProcessedZxid.enabled", "true", "", TrueFalse, Used, "Whether a snapshot ends with its last zxid.";
     "digest.enabled", "true", "", TrueFalse, Used, "Whether the tree's digest is kept up and written into snapshots. It is not yet compared with others' nor part of proposals.";
     "closeSessionTxn.enabled", "true", "", TrueFalse, NotYet, "Whether a closed session's transaction lists the nodes that it deletes.";

@@ -177,6 +177,8 @@ pub struct Storage {
     pub commit_log_count: u32,
     /// Whether a log without a snapshot is trusted.
     pub trust_empty_snapshot: bool,
+    /// Whether an empty directory is a new server's; `None` to find out from the others.
+    pub trust_empty: Option<bool>,
     /// Whether a snapshot ends with its last zxid.
     pub serialize_last_zxid: bool,
     /// How many snapshots are kept.

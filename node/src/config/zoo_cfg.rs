@@ -134,6 +134,10 @@ fn storage(values: &mut Values) -> Storage {
         snap_count: values.count("snapCount"),
         snap_size_limit_bytes: values.kib("snapSizeLimitInKb"),
         commit_log_count: values.count("commitLogCount"),
+        trust_empty: values
+            .line("db.autocreate")
+            .is_some()
+            .then(|| values.flag("db.autocreate")),
         trust_empty_snapshot: values.flag("snapshot.trust.empty"),
         serialize_last_zxid: values.flag("serializeLastProcessedZxid.enabled"),
         snap_retain_count: values.count("autopurge.snapRetainCount"),

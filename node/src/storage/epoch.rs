@@ -7,6 +7,7 @@ use node_core::zxid::{Epoch, Zxid};
 
 use super::StorageError;
 use super::files::Dir;
+use super::marks::Marks;
 
 const ACCEPTED: &str = "acceptedEpoch";
 const CURRENT: &str = "currentEpoch";
@@ -25,44 +26,77 @@ pub struct Epochs {
 pub struct EpochFiles {
     dir: Dir,
     epochs: Epochs,
+    marks: Option<Marks>,
 }
 
 impl EpochFiles {
-    /// Reads the files and checks them against the last transaction of the log; a missing file is created with its epoch.
-    pub fn open(dir: &Dir, last: Zxid) -> Result<Self, StorageError> {
+    /// Reads the files and checks them against the last transaction of the log, and against what is known to have been saved;
+    /// a missing file is created with its epoch.
+    ///
+    /// What is known is saved before the files are, so it is never too small unless another program wrote here. A greater
+    /// `acceptedEpoch` does no harm. A greater `currentEpoch` could win an election with a history that lacks something: it
+    /// is believed only if the log bears it out.
+    pub fn open(dir: &Dir, last: Zxid, known: Option<&Marks>) -> Result<Self, StorageError> {
         let of_log = last.epoch();
-        let saved = |name| read(dir, &dir.join(name));
-        let mut current = match saved(CURRENT)? {
-            Some(epoch) => epoch,
-            None => write(dir, CURRENT, of_log)?,
+        let found = |name: &str| match read(dir, &dir.join(name)) {
+            // What cannot be read is known all the same.
+            Err(StorageError::EpochFile { .. }) if known.is_some() => Ok(None),
+            found => found,
         };
-        if of_log > current {
-            // Apache writes `.tmp`, then logs, then renames: a crash in between leaves the right value there.
-            let unfinished = saved("currentEpoch.tmp").ok().flatten();
-            current = match unfinished {
-                Some(epoch) if epoch >= of_log => write(dir, CURRENT, epoch)?,
-                _ => {
-                    return Err(mismatch(
-                        dir,
-                        format!("the log is of epoch {of_log}, but currentEpoch is {current}"),
-                    ));
-                }
-            };
-        }
-        let accepted = match saved(ACCEPTED)? {
-            Some(epoch) => epoch,
-            None => write(dir, ACCEPTED, current)?,
-        };
-        if accepted < current {
+        let saved = known.map(|marks| marks.known().epochs());
+        let current = found(CURRENT)?;
+        let lowest = saved.map(|saved| saved.current);
+        if let (Some(current), Some(saved)) = (current, lowest)
+            && current > saved
+            && of_log < current
+        {
             return Err(mismatch(
                 dir,
-                format!("acceptedEpoch {accepted} is smaller than currentEpoch {current}"),
+                format!(
+                    "currentEpoch is {current}, but {saved} was saved, and the log is of epoch {of_log}"
+                ),
             ));
+        }
+        let mut wanted = current.max(lowest).unwrap_or(of_log);
+        if of_log > wanted {
+            // Apache writes `.tmp`, then logs, then renames: a crash in between leaves the right value there.
+            let unfinished = read(dir, &dir.join("currentEpoch.tmp")).ok().flatten();
+            wanted = unfinished.filter(|epoch| *epoch >= of_log).ok_or_else(|| {
+                let what = format!("the log is of epoch {of_log}, but currentEpoch is {wanted}");
+                mismatch(dir, what)
+            })?;
+        }
+        let accepted = found(ACCEPTED)?;
+        let promised = accepted
+            .max(saved.map(|saved| saved.accepted))
+            .unwrap_or(wanted);
+        if promised < wanted {
+            return Err(mismatch(
+                dir,
+                format!("acceptedEpoch {promised} is smaller than currentEpoch {wanted}"),
+            ));
+        }
+        if current != Some(wanted) {
+            write(dir, CURRENT, wanted)?;
+        }
+        if accepted != Some(promised) {
+            write(dir, ACCEPTED, promised)?;
         }
         Ok(Self {
             dir: dir.clone(),
-            epochs: Epochs { accepted, current },
+            epochs: Epochs {
+                accepted: promised,
+                current: wanted,
+            },
+            marks: None,
         })
+    }
+
+    /// From now on what is saved is noted in `marks` first, beginning with what is saved now.
+    pub fn with_marks(mut self, marks: &Marks) -> Result<Self, StorageError> {
+        marks.epochs(self.epochs)?;
+        self.marks = Some(marks.clone());
+        Ok(self)
     }
 
     /// The saved epochs.
@@ -73,12 +107,25 @@ impl EpochFiles {
 
     /// Saves the accepted epoch. It never goes back.
     pub fn save_accepted(&mut self, epoch: Epoch) -> Result<(), StorageError> {
+        self.note(|epochs| epochs.accepted = epoch)?;
         save(&self.dir, ACCEPTED, &mut self.epochs.accepted, epoch)
     }
 
     /// Saves the current epoch. It never goes back.
     pub fn save_current(&mut self, epoch: Epoch) -> Result<(), StorageError> {
+        self.note(|epochs| epochs.current = epoch)?;
         save(&self.dir, CURRENT, &mut self.epochs.current, epoch)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Epochs)) -> Result<(), StorageError> {
+        let mut epochs = self.epochs;
+        change(&mut epochs);
+        let grows =
+            epochs.accepted >= self.epochs.accepted && epochs.current >= self.epochs.current;
+        match &self.marks {
+            Some(marks) if grows && epochs != self.epochs => marks.epochs(epochs),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -136,7 +183,7 @@ mod tests {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let opened = EpochFiles::open(&Dir::real(dir.path()), Zxid(last))
+        let opened = EpochFiles::open(&Dir::real(dir.path()), Zxid(last), None)
             .map_err(|e| e.to_string().replace(dir.path().to_str().unwrap(), "D"))?;
         Ok((opened.epochs().accepted.0, opened.epochs().current.0))
     }
@@ -185,7 +232,7 @@ mod tests {
     #[test]
     fn a_saved_epoch_never_goes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = EpochFiles::open(&Dir::real(dir.path()), Zxid::ZERO).unwrap();
+        let mut files = EpochFiles::open(&Dir::real(dir.path()), Zxid::ZERO, None).unwrap();
         files.save_accepted(Epoch(4)).unwrap();
         files.save_current(Epoch(4)).unwrap();
         assert!(matches!(
@@ -193,7 +240,7 @@ mod tests {
             Err(StorageError::EpochBackwards { .. })
         ));
         assert_eq!(
-            EpochFiles::open(&Dir::real(dir.path()), Zxid::ZERO)
+            EpochFiles::open(&Dir::real(dir.path()), Zxid::ZERO, None)
                 .unwrap()
                 .epochs(),
             files.epochs()

@@ -1,10 +1,12 @@
 //! Reading the transaction log over its files.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use node_core::zxid::Zxid;
 
+use super::dirs::DataFile;
+use super::ends::{self, End};
 use super::files::Dir;
 use super::log_file::{Ending, LogFileReader, LogRecord, Next};
 use super::{StorageError, dirs};
@@ -13,8 +15,11 @@ use super::{StorageError, dirs};
 pub struct LogReader {
     dir: Dir,
     from: Zxid,
-    files: VecDeque<PathBuf>,
+    files: VecDeque<DataFile>,
+    ends: Vec<End>,
     current: Option<LogFileReader>,
+    /// The first transaction of its name.
+    first: Zxid,
     last: Zxid,
     /// The file and the torn end of it, for a file that another one follows.
     unfinished: Option<(LogFileReader, String)>,
@@ -29,16 +34,14 @@ impl LogReader {
             .iter()
             .rposition(|file| file.zxid <= from)
             .unwrap_or(0);
-        let files = files
-            .into_iter()
-            .skip(first)
-            .map(|file| file.path)
-            .collect();
+        let files = files.into_iter().skip(first).collect();
         Ok(Self {
             dir: dir.clone(),
             from,
             files,
+            ends: ends::read(dir)?,
             current: None,
+            first: Zxid::ZERO,
             last: Zxid::ZERO,
             unfinished: None,
             failed: false,
@@ -62,7 +65,10 @@ impl LogReader {
             let file = match &mut self.current {
                 Some(file) => file,
                 None => match self.files.pop_front() {
-                    Some(path) => self.current.insert(LogFileReader::open(&self.dir, &path)?),
+                    Some(DataFile { zxid, path }) => {
+                        self.first = zxid;
+                        self.current.insert(LogFileReader::open(&self.dir, &path)?)
+                    }
                     None => return self.finish(),
                 },
             };
@@ -83,6 +89,11 @@ impl LogReader {
                 }
                 Next::End(ending) => {
                     let file = self.current.take().expect("the file was just read");
+                    let end = self.ends.iter().find(|end| end.first == self.first);
+                    if let Some(end) = end.filter(|end| end.last > file.last()) {
+                        let what = format!("the file ended with {} when it was closed", end.last);
+                        return Err(file.damaged(file.position(), what));
+                    }
                     if let Ending::Torn { what } = ending {
                         // Two torn files in a row: the first must be judged by what comes next all the same.
                         self.unfinished.get_or_insert((file, what));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use node_core::zxid::Zxid;
@@ -19,11 +19,15 @@ use super::files::Dir;
 use super::txn_log::{Flush, TxnLog};
 use crate::limits;
 
+/// How often it is noted how far the log was flushed, while there is more to write.
+const MARK_EVERY: Duration = Duration::from_millis(50);
+
 /// What the log thread is told to do.
 enum Command {
     Append { zxid: Zxid, txn: Bytes },
     Roll,
     Truncate { to: Zxid },
+    Install { at: Zxid },
     Barrier(u64),
     Stop,
 }
@@ -35,6 +39,8 @@ pub enum LogEvent {
     Flushed(Zxid),
     /// The log ends with this transaction, and no snapshot is newer.
     Truncated(Zxid),
+    /// The snapshot of this zxid has taken the place of everything.
+    Installed(Zxid),
     /// The log holds no transaction to truncate to; nothing was changed.
     TruncateRefused(StorageError),
     /// Everything before this barrier is done.
@@ -148,6 +154,7 @@ impl LogWriter {
             report,
             stats: Arc::clone(&stats),
             unreported: None,
+            marked: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("log".to_owned())
@@ -180,6 +187,11 @@ impl LogWriter {
     /// Removes every transaction after `to`. [`LogEvent::Truncated`] or [`LogEvent::TruncateRefused`] follows.
     pub fn truncate(&self, to: Zxid) {
         self.send(Command::Truncate { to });
+    }
+
+    /// Lets the snapshot of `at` that waits for it take the place of everything. [`LogEvent::Installed`] follows.
+    pub fn install(&self, at: Zxid) {
+        self.send(Command::Install { at });
     }
 
     /// Has [`LogEvent::Barrier`] reported when everything before is done.
@@ -220,6 +232,7 @@ struct Thread<R> {
     report: R,
     stats: Arc<LogStats>,
     unreported: Option<Zxid>,
+    marked: Instant,
 }
 
 impl<R: FnMut(LogEvent)> Thread<R> {
@@ -231,7 +244,17 @@ impl<R: FnMut(LogEvent)> Thread<R> {
                 if let Err(error) = self.flush() {
                     return (self.report)(LogEvent::Fatal(error));
                 }
-                next = commands.recv().ok();
+                next = commands.try_recv().ok();
+                // While there is always more to do it is enough to note now and then how far it went.
+                if next.is_none() || self.marked.elapsed() >= MARK_EVERY {
+                    if let Err(error) = self.log.mark() {
+                        return (self.report)(LogEvent::Fatal(error));
+                    }
+                    self.marked = Instant::now();
+                }
+                if next.is_none() {
+                    next = commands.recv().ok();
+                }
             }
             let Some(command) = next else { return };
             let stop = matches!(command, Command::Stop);
@@ -270,11 +293,19 @@ impl<R: FnMut(LogEvent)> Thread<R> {
                     Err(error) => return Err(error),
                 }
             }
+            Command::Install { at } => {
+                self.flush()?;
+                self.log.install(at, &self.snap_dir)?;
+                (self.report)(LogEvent::Installed(at));
+            }
             Command::Barrier(id) => {
                 self.flush()?;
                 (self.report)(LogEvent::Barrier(id));
             }
-            Command::Stop => self.flush()?,
+            Command::Stop => {
+                self.flush()?;
+                self.log.close()?;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! ```text
 //! dataDir/version-2/snapshot.<zxid>  acceptedEpoch  currentEpoch     [snapshot] [epoch]
 //! dataLogDir/version-2/log.<zxid>                                    [txn_log] [log_reader] [log_file]
+//! our own, which Apache leaves alone: zookeeper-node.marks [marks]  .ends [ends]  .not-voting [doubt]
 //! ```
 
 use std::io;
@@ -16,11 +17,14 @@ use node_core::zxid::{Epoch, Zxid};
 use rustix::io::Errno;
 
 pub mod dirs;
+pub mod doubt;
+pub mod ends;
 pub mod epoch;
 pub mod files;
 pub mod log_file;
 pub mod log_reader;
 pub mod log_writer;
+pub mod marks;
 pub mod recovery;
 pub mod retention;
 pub mod simulated;
@@ -71,7 +75,7 @@ pub enum StorageError {
         path: PathBuf,
     },
     /// Bytes of the log are not what was written, and it cannot be the unflushed end of the log.
-    #[error("the transaction log is damaged: {} at byte {offset}: {what} (the last whole record before is {last}); this server must not start with a shortened history: restore the file, or empty its data directories so that it is filled by the other servers", path.display())]
+    #[error("the transaction log is damaged: {} at byte {offset}: {what} (the last whole record before is {last}); this server must not start with a shortened history", path.display())]
     LogDamaged {
         /// The log file.
         path: PathBuf,
@@ -81,6 +85,36 @@ pub enum StorageError {
         what: String,
         /// The last whole record before it.
         last: Zxid,
+    },
+    /// The log ends before what was flushed.
+    #[error("the transaction log in {} ends with {last}, but everything up to {flushed} was flushed: its end is lost", dir.display())]
+    LogShort {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The last transaction that is there.
+        last: Zxid,
+        /// The last one that was.
+        flushed: Zxid,
+    },
+    /// A log file is gone.
+    #[error("the log file {} is missing: it held the transactions {first} to {last}", path.display())]
+    LogFileMissing {
+        /// Where it should be.
+        path: PathBuf,
+        /// Its first transaction.
+        first: Zxid,
+        /// Its last one.
+        last: Zxid,
+    },
+    /// The snapshot that replaced the history is gone; older ones do not lead to what followed.
+    #[error("no snapshot in {} from {lost} on can be loaded, only {found}; between them the log was never kept", dir.display())]
+    SnapshotLost {
+        /// The snapshots' directory.
+        dir: PathBuf,
+        /// The newest that loads, or zero.
+        found: Zxid,
+        /// The oldest that suffices.
+        lost: Zxid,
     },
     /// The log does not continue where the snapshot, or an earlier part of the log, ends.
     #[error("transactions are missing: after {after} comes {next} in {}; the log files between were removed or lost", path.display())]
@@ -170,6 +204,12 @@ pub enum StorageError {
         /// What is wrong.
         what: String,
     },
+    /// Data is damaged, and there is nobody else who could have it.
+    #[error("{damage}; no other server votes, so none has a good copy: restore the file from a backup, or empty the data directories to begin anew without the data")]
+    NoOtherCopy {
+        /// What is damaged.
+        damage: Box<Self>,
+    },
     /// The log was used after a failed write.
     #[error("the transaction log failed before; nothing more is written to it")]
     LogFailed,
@@ -193,6 +233,9 @@ impl StorageError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::LogDamaged { .. }
+            | Self::LogShort { .. }
+            | Self::LogFileMissing { .. }
+            | Self::SnapshotLost { .. }
             | Self::LogGap { .. }
             | Self::SnapshotInvalid { .. }
             | Self::NoSnapshotLoads { .. }
@@ -201,6 +244,7 @@ impl StorageError {
             | Self::EpochMismatch { .. }
             | Self::Replay { .. }
             | Self::MembershipLost { .. } => true,
+            Self::NoOtherCopy { damage } => damage.is_damage(),
             Self::Io { source, .. } => {
                 let broken = [Errno::IO, Errno::UCLEAN].map(Errno::raw_os_error);
                 source
@@ -214,6 +258,12 @@ impl StorageError {
             | Self::EpochBackwards { .. }
             | Self::LogFailed => false,
         }
+    }
+
+    /// Whether everything would be well with a copy from the other servers: the files are damaged, not the disk.
+    #[must_use]
+    pub fn is_repairable(&self) -> bool {
+        self.is_damage() && !matches!(self, Self::Io { .. } | Self::MembershipLost { .. })
     }
 
     /// Makes an error of the operating system say what was tried with which file.

@@ -52,7 +52,15 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     /// Begins the snapshot of `dir` that is named after `zxid`.
     pub fn create(dir: &Dir, zxid: Zxid) -> Result<Self, StorageError> {
-        let path = dirs::data_path(dir, SNAPSHOT, zxid);
+        Self::create_as(dir, dirs::data_path(dir, SNAPSHOT, zxid))
+    }
+
+    /// Begins a snapshot that counts only when it is installed: then it takes the place of the whole history.
+    pub fn create_new(dir: &Dir, zxid: Zxid) -> Result<Self, StorageError> {
+        Self::create_as(dir, new_path(dir, zxid))
+    }
+
+    fn create_as(dir: &Dir, path: PathBuf) -> Result<Self, StorageError> {
         let tmp = tmp_path(&path);
         let file = Stream::new(dir.write(&tmp, Open::Empty)?);
         let out = BufWriter::with_capacity(limits::SNAPSHOT_CHUNK_BYTES, file);
@@ -121,6 +129,23 @@ impl Drop for SnapshotWriter {
             let _ = self.dir.remove(&self.tmp);
         }
     }
+}
+
+/// Where a snapshot lies that is to be installed.
+pub(crate) fn new_path(dir: &Dir, zxid: Zxid) -> PathBuf {
+    let mut path = dirs::data_path(dir, SNAPSHOT, zxid).into_os_string();
+    path.push(".new");
+    PathBuf::from(path)
+}
+
+/// Removes snapshots that were to be installed and never were.
+pub(crate) fn remove_new(dir: &Dir) -> Result<(), StorageError> {
+    for name in dir.names()? {
+        if name.starts_with(SNAPSHOT) && name.ends_with(".new") {
+            dir.remove(&dir.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// How far a body's parser came with the bytes that it was fed.

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use node_core::zxid::Zxid;
 
 use super::dirs::{self, DataFile, LOG};
+use super::ends::{self, End};
 use super::files::{Dir, DiskFile, Open};
 use super::log_file::{FILE_HEADER, LogFileReader, Next, file_header, put_record};
+use super::marks::Marks;
 use super::{StorageError, snapshot};
 
 /// How the log is written.
@@ -60,7 +62,10 @@ pub struct TxnLog {
     waiting: u64,
     first_waiting: Zxid,
     last: Zxid,
+    /// The last one on stable storage.
+    flushed: Zxid,
     failed: bool,
+    marks: Option<Marks>,
 }
 
 /// Where a log is cut off.
@@ -77,6 +82,8 @@ struct CutPoint {
 struct OpenFile {
     file: Box<dyn DiskFile>,
     path: PathBuf,
+    /// The transaction of its name.
+    first: Zxid,
     /// Where the next record goes.
     position: u64,
     /// The size with the reserved space.
@@ -96,10 +103,34 @@ impl TxnLog {
             waiting: 0,
             first_waiting: Zxid::ZERO,
             last: Zxid::ZERO,
+            flushed: Zxid::ZERO,
             failed: false,
+            marks: None,
         };
         log.last = log.cut_end()?;
+        log.flushed = log.last;
         Ok(log)
+    }
+
+    /// From now on what was flushed is noted in `marks`, and where each file ends.
+    pub fn with_marks(mut self, marks: Marks) -> Result<Self, StorageError> {
+        if let Some(newest) = dirs::log_files(&self.dir)?.last() {
+            let (first, last) = (newest.zxid, self.last);
+            ends::add(&self.dir, End { first, last })?;
+        }
+        self.marks = Some(marks);
+        Ok(self)
+    }
+
+    /// Writes down how far the log was flushed, without a flush of its own.
+    pub fn mark(&self) -> Result<(), StorageError> {
+        self.marks.as_ref().map_or(Ok(()), Marks::write)
+    }
+
+    /// Ends the log as long as nothing waits: what is known of it is on stable storage.
+    pub fn close(&mut self) -> Result<(), StorageError> {
+        self.close_file()?;
+        self.marks.as_ref().map_or(Ok(()), Marks::flush)
     }
 
     /// The last transaction in the log, waiting ones included; zero when the log is empty.
@@ -143,7 +174,7 @@ impl TxnLog {
     /// Flushes what waits; the next append starts a new file.
     pub fn roll(&mut self) -> Result<Option<Flush>, StorageError> {
         let flushed = self.flush()?;
-        self.close_file();
+        self.close_file()?;
         Ok(flushed)
     }
 
@@ -155,7 +186,29 @@ impl TxnLog {
         self.failed =
             matches!(&result, Err(e) if !matches!(e, StorageError::TruncateTarget { .. }));
         self.last = result?;
+        self.flushed = self.last;
         Ok(())
+    }
+
+    /// Lets the snapshot of `at` that waits for it take the place of everything: log and other snapshots. Until then a
+    /// restart goes on with the old, from then on with the new.
+    pub fn install(&mut self, at: Zxid, snap_dir: &Dir) -> Result<(), StorageError> {
+        self.roll()?;
+        let installed = self.switch(at, snap_dir);
+        self.failed = installed.is_err();
+        installed?;
+        (self.last, self.flushed) = (at, at);
+        Ok(())
+    }
+
+    fn switch(&self, at: Zxid, snap_dir: &Dir) -> Result<(), StorageError> {
+        if let Some(marks) = &self.marks {
+            marks.begin_install(at)?;
+        }
+        finish_install(&self.dir, snap_dir, at)?;
+        self.marks
+            .as_ref()
+            .map_or(Ok(()), |marks| marks.installed(at))
     }
 
     fn truncate_files(&self, to: Zxid, snap_dir: &Dir) -> Result<Zxid, StorageError> {
@@ -170,6 +223,10 @@ impl TxnLog {
                 to,
             });
         }
+        if let Some(marks) = &self.marks {
+            marks.cut(to)?;
+            ends::cut(&self.dir, to)?;
+        }
         snapshot::remove_newer(snap_dir, to)?;
         let keep = cut.as_ref().map_or(0, |cut| cut.file + 1);
         // The newest goes first: a crash on the way leaves a log without a hole.
@@ -179,6 +236,10 @@ impl TxnLog {
         }
         if let Some(cut) = &cut {
             cut_file(&self.dir, &files[cut.file].path, cut.end)?;
+            if self.marks.is_some() {
+                let (first, last) = (files[cut.file].zxid, cut.last);
+                ends::add(&self.dir, End { first, last })?;
+            }
         }
         Ok(to)
     }
@@ -211,7 +272,7 @@ impl TxnLog {
                 .is_some_and(|limit| open.position >= limit)
         };
         if self.file.as_ref().is_some_and(full) {
-            self.close_file();
+            self.close_file()?;
         }
         let open = match &mut self.file {
             Some(open) => open,
@@ -223,12 +284,23 @@ impl TxnLog {
         open.file
             .write_at(&self.buffer, open.position)
             .map_err(StorageError::io("write", &open.path))?;
+        let is_first = !open.published;
         let sync_time = if self.options.force_sync {
             open.sync(&self.dir)?
         } else {
             Duration::ZERO
         };
         open.position += needed;
+        if self.options.force_sync {
+            self.flushed = self.last;
+            if let Some(marks) = &self.marks {
+                marks.flushed(self.last);
+                // Once for each file: that it is there is known for good.
+                if is_first {
+                    marks.flush()?;
+                }
+            }
+        }
         let flush = Flush {
             through: self.last,
             transactions: self.waiting,
@@ -243,12 +315,18 @@ impl TxnLog {
 
     /// Ends the current file and gives its reserved space back. Whether that survives a crash doesn't matter: zeros are
     /// no records.
-    fn close_file(&mut self) {
-        if let Some(open) = self.file.take()
-            && let Err(e) = open.file.set_len(open.position)
-        {
+    fn close_file(&mut self) -> Result<(), StorageError> {
+        let Some(open) = self.file.take() else {
+            return Ok(());
+        };
+        if let Err(e) = open.file.set_len(open.position) {
             tracing::warn!(file = %open.path.display(), error = %e, "cannot give back a log file's reserved space");
         }
+        if self.marks.is_some() && self.options.force_sync {
+            let (first, last) = (open.first, self.flushed);
+            ends::add(&self.dir, End { first, last })?;
+        }
+        Ok(())
     }
 
     /// Cuts the newest file after its last whole record, and removes files without any. Gives the last record's zxid.
@@ -271,12 +349,35 @@ impl TxnLog {
                     file = %file.path.display(), from = reader.len(), to = reader.position(), ?ending,
                     last = %reader.last(), "cutting the log after its last whole record"
                 );
-                cut_file(&self.dir, &file.path, reader.position())?;
             }
+            // What an earlier process wrote and never flushed is read here too, and counts from now on.
+            cut_file(&self.dir, &file.path, reader.position())?;
+            self.dir.sync()?;
             return Ok(reader.last());
         }
         Ok(Zxid::ZERO)
     }
+}
+
+/// Carries out, or goes on with, what [`TxnLog::install`] began.
+pub fn finish_install(log_dir: &Dir, snap_dir: &Dir, at: Zxid) -> Result<(), StorageError> {
+    let new = snapshot::new_path(snap_dir, at);
+    let path = dirs::data_path(snap_dir, dirs::SNAPSHOT, at);
+    let waits = snap_dir.files().open_read(&new).is_ok();
+    ends::cut(log_dir, Zxid(-1))?;
+    for file in dirs::log_files(log_dir)?.iter().rev() {
+        log_dir.remove(&file.path)?;
+    }
+    log_dir.sync()?;
+    for file in dirs::snapshot_files(snap_dir)? {
+        if waits || file.zxid != at {
+            snap_dir.remove(&file.path)?;
+        }
+    }
+    if waits {
+        snap_dir.publish(&new, &path)?;
+    }
+    snap_dir.sync()
 }
 
 fn cut_file(dir: &Dir, path: &Path, len: u64) -> Result<(), StorageError> {
@@ -297,6 +398,7 @@ impl OpenFile {
         Ok(Self {
             file,
             path,
+            first,
             position: header,
             size: header,
             published: false,

@@ -72,6 +72,8 @@ impl Election {
             decide_at: None,
             abstain_until,
         };
+        local.begin_if_all_are_empty(effects);
+        local.tell_standing(effects);
         election.own = election.own_vote(local);
         election.proposal = election.own;
         election.tell_all(local, effects);
@@ -80,6 +82,9 @@ impl Election {
     }
 
     fn own_vote(&self, local: &Local) -> Vote {
+        if !local.is_whole() && local.is_voter(local.my_id) {
+            return local.unwhole_vote();
+        }
         if local.only_observes() {
             return Vote::NONE;
         }
@@ -162,11 +167,37 @@ impl Election {
             versioned: n.version > 0,
         };
         match n.state {
+            PeerState::Looking if !local.is_whole() && local.is_voter(local.my_id) => {
+                self.hear_unwhole(now, local, from, n, effects)
+            }
             PeerState::Looking => self.hear_looking(now, local, from, heard, effects),
             PeerState::Observing => None,
             PeerState::Following | PeerState::Leading if !local.is_voter(n.leader) => None,
             PeerState::Following | PeerState::Leading => self.hear_settled(local, from, heard),
         }
+    }
+
+    /// Without a vote there is nothing to agree on: only whether others have a history counts.
+    fn hear_unwhole(
+        &mut self,
+        now: Time,
+        local: &mut Local,
+        from: ServerId,
+        n: &Notification,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Elected> {
+        if !local.hear_of_history(from, n) {
+            return None;
+        }
+        local.begin_if_all_are_empty(effects);
+        if !local.is_whole() {
+            local.tell_standing(effects);
+            return None;
+        }
+        self.own = self.own_vote(local);
+        self.proposal = self.own;
+        self.tell_all(local, effects);
+        self.decide(now, local)
     }
 
     fn hear_looking(
@@ -297,7 +328,8 @@ impl Election {
                         && (v.state != PeerState::Looking || v.round == self.round)
                 })
         };
-        if self.proposal.leader == Vote::NOBODY || !local.is_quorum(agrees) {
+        let votes = local.is_whole() || !local.is_voter(local.my_id);
+        if !votes || self.proposal.leader == Vote::NOBODY || !local.is_quorum(agrees) {
             self.decide_at = None;
             return None;
         }

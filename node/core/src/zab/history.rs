@@ -152,7 +152,7 @@ impl History {
         self.rewrite = Rewrite::Truncating;
     }
 
-    /// The log was cut. Whatever ended up on disk is now all there is.
+    /// The log was cut, or could not be. Whatever ended up on disk is now all there is.
     pub(crate) fn truncated(&mut self, zxid: Zxid) {
         if zxid != self.last {
             self.clear(zxid);

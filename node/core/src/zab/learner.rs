@@ -52,6 +52,8 @@ pub(crate) struct Learner {
     acked: Zxid,
     /// What NEWLEADER said; it counts from UPTODATE on.
     config: Option<QuorumConfig>,
+    /// Whether the leader has to send a snapshot, since the log cannot be cut where it wants.
+    ask_all: bool,
 }
 
 impl Learner {
@@ -74,6 +76,7 @@ impl Learner {
             committed: Zxid::ZERO,
             acked: Zxid::ZERO,
             config: None,
+            ask_all: false,
         }
     }
 
@@ -218,6 +221,9 @@ impl Learner {
             kept.push(packet);
             return Ok(());
         }
+        if self.is_broadcasting() {
+            self.become_whole(now, local, effects)?;
+        }
         match packet {
             Packet::LeaderInfo { epoch, .. } if self.state == State::AwaitingLeaderInfo => {
                 self.agree(local, epoch, effects)
@@ -330,7 +336,9 @@ impl Learner {
             return Err(Leave::Halt("the log was cut without being asked to".into()));
         };
         if local.history.last() != to {
-            // The log could not give what was asked for: tell the leader where we are now.
+            // The log could not give what was asked for. Nothing may be given up before the leader's copy is on disk, so
+            // if it is not cut at all we ask for everything; else we tell the leader where we are now.
+            self.ask_all = local.history.last() > to;
             self.close(effects);
             self.dial(new_link, local.timing.dial_attempts, effects);
             return Ok(());
@@ -400,7 +408,11 @@ impl Learner {
         let current_epoch = counts.then_some(local.current_epoch);
         self.send(
             Packet::AckEpoch {
-                last_zxid: local.history.last(),
+                last_zxid: if self.ask_all {
+                    Zxid(-1)
+                } else {
+                    local.history.last()
+                },
                 current_epoch,
             },
             effects,
@@ -523,6 +535,23 @@ impl Learner {
             why: "in sync with the leader".into(),
         }));
         effects.push(Effect::Serving(true));
+        self.become_whole(now, local, effects)
+    }
+
+    /// What the leader gave makes a history that was lost whole again: this server then comes back as what it is.
+    fn become_whole(
+        &self,
+        now: Time,
+        local: &mut Local,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        if local.is_whole() {
+            return Ok(());
+        }
+        local.become_whole_by_leader(now, effects);
+        if local.is_whole() {
+            self.check_part(local)?;
+        }
         Ok(())
     }
 

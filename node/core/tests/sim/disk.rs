@@ -240,6 +240,7 @@ impl Disk {
             last_zxid: self.end(),
             recent: self.log[skipped..].to_vec(),
             last_seen_config: self.next_config.clone(),
+            ..Recovered::default()
         }
     }
 }

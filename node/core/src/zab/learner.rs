@@ -577,6 +577,9 @@ impl Learner {
             effects.push(Effect::Append(proposal.clone()));
         }
         local.history.append(proposal, to_disk);
+        if mutant!(AckBeforeFsync) && self.is_broadcasting() {
+            self.ack(&local.history, effects);
+        }
         if mutant!(ReplyBeforeCommit) && self.is_broadcasting() && !self.observer {
             self.committed = local.history.last();
             self.apply(local, effects);

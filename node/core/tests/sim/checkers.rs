@@ -48,8 +48,10 @@ pub(crate) struct Checkers {
     ends: BTreeMap<ServerId, Zxid>,
     /// In which configurations a proposal needs a quorum, until it is committed.
     quorums: BTreeMap<Zxid, (Arc<QuorumConfig>, Arc<QuorumConfig>)>,
-    /// Who had flushed a proposal, until it is committed.
-    flushed: BTreeMap<Zxid, BTreeSet<ServerId>>,
+    /// How far the history of each server is on its disk.
+    durable: BTreeMap<ServerId, Zxid>,
+    /// Who has promised which epoch.
+    promised: BTreeSet<(ServerId, Epoch)>,
     /// One that applies what is committed and does nothing else.
     replica: Replica,
     pub(crate) model: Model,
@@ -71,7 +73,8 @@ impl Checkers {
             before: BTreeMap::new(),
             ends: BTreeMap::new(),
             quorums: BTreeMap::new(),
-            flushed: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            promised: BTreeSet::new(),
             replica: Tree::new().replica,
             model: Model::default(),
             requests: BTreeMap::new(),
@@ -171,31 +174,79 @@ impl Checkers {
         self.quorums.insert(zxid, (config.clone(), next.clone()));
     }
 
-    /// Proposals are on a server's disk.
-    pub(crate) fn flushed(&mut self, id: ServerId, zxids: &[Zxid]) {
-        for zxid in zxids {
-            self.flushed.entry(*zxid).or_default().insert(id);
-        }
+    /// A server's history is on its disk up to this.
+    pub(crate) fn is_durable(&mut self, id: ServerId, zxid: Zxid) {
+        self.durable.insert(id, zxid);
     }
 
-    /// A leader commits, in its own epoch, what is on the disks of a quorum.
-    pub(crate) fn leader_commits(&mut self, id: ServerId, zxid: Zxid) {
+    /// A server that lost its disk may promise anew.
+    pub(crate) fn has_forgotten(&mut self, id: ServerId) {
+        self.promised.retain(|(promised, _)| *promised != id);
+    }
+
+    /// A server promises an epoch to one leader.
+    pub(crate) fn promises(&mut self, id: ServerId, epoch: Epoch) {
+        assert!(
+            self.promised.insert((id, epoch)),
+            "{id} promises epoch {epoch} once more"
+        );
+    }
+
+    /// The epoch of a history is remembered when the history is.
+    pub(crate) fn saves_epoch(&self, id: ServerId, epoch: Epoch, last: Zxid) {
+        let durable = self.durable.get(&id).copied().unwrap_or_default();
+        assert!(
+            durable >= last,
+            "{id} begins epoch {epoch} with a history up to {last} of which {durable} is on disk"
+        );
+    }
+
+    /// Whether the history up to `zxid` is on the disks of a quorum, or of more than can be told (`excused`).
+    fn has_quorum(&self, config: &QuorumConfig, zxid: Zxid, excused: &BTreeSet<ServerId>) -> bool {
+        let durable = |id: &ServerId| self.durable.get(id).is_some_and(|at| *at >= zxid);
+        config.is_quorum(|id| excused.contains(&id) || durable(&id))
+    }
+
+    /// A leader commits, in its own epoch, what is on the disks of a quorum. `excused`: servers that have lost their disks,
+    /// or follow a later leader.
+    pub(crate) fn leader_commits(
+        &mut self,
+        id: ServerId,
+        zxid: Zxid,
+        excused: &BTreeSet<ServerId>,
+    ) {
         if self.zxids.last().is_some_and(|last| *last >= zxid) {
             return;
         }
         let proposal = self.logged.get(&zxid).expect("it was logged").clone();
-        let has = self.flushed.remove(&zxid).unwrap_or_default();
         if let Some((config, next)) = self.quorums.remove(&zxid) {
             for config in [config, next] {
                 assert!(
-                    config.is_quorum(|id| has.contains(&id)),
-                    "{id} committed {zxid} that only {has:?} have on disk"
+                    self.has_quorum(&config, zxid, excused),
+                    "{id} committed {zxid} without a quorum that has it on disk: {:?}",
+                    self.durable
                 );
             }
         }
-        self.flushed = self.flushed.split_off(&zxid);
         self.quorums = self.quorums.split_off(&zxid);
         self.commit(id, &proposal);
+    }
+
+    /// A leader's history is on the disks of a quorum when its epoch begins.
+    pub(crate) fn begins_with_quorum(
+        &self,
+        id: ServerId,
+        configs: [&QuorumConfig; 2],
+        last: Zxid,
+        excused: &BTreeSet<ServerId>,
+    ) {
+        for config in configs {
+            assert!(
+                self.has_quorum(config, last, excused),
+                "{id} leads without a quorum that has its history up to {last} on disk: {:?}",
+                self.durable
+            );
+        }
     }
 
     /// Between servers of one kind no message comes that cannot be.

@@ -329,7 +329,14 @@ impl World {
         if self.mood == Mood::Wild && self.clients[index].in_flight.len() < 6 {
             match self.rng.range(0, 150) {
                 0..=2 | 8..=12 => return self.connect(index, true),
-                3 | 4 => return self.request(index, Request::CloseSession),
+                3 | 4 => {
+                    // Its last writes are still under way.
+                    for _ in 0..self.rng.range(0, 4) {
+                        let request = self.clients[index].write(&mut self.rng);
+                        self.request(index, request);
+                    }
+                    return self.request(index, Request::CloseSession);
+                }
                 5 => {
                     let client = &mut self.clients[index];
                     client.silent_until = self.now + client.timeout_ms as u64 * 2 + 600;
@@ -365,7 +372,11 @@ impl World {
     /// Calls a server. A client that moves leaves its old connection as it is.
     fn connect(&mut self, index: usize, moves: bool) {
         let ids = self.ids();
-        let to = self.rng.pick(&ids).unwrap();
+        let lure = self.lure.filter(|(_, until)| *until > self.now);
+        let to = match lure {
+            Some((to, _)) if self.rng.one_in(2) => to,
+            _ => self.rng.pick(&ids).unwrap(),
+        };
         if moves {
             self.counts.moved += 1;
             // What is still on its way races with the move.

@@ -1,15 +1,25 @@
-//! A disk: what was flushed survives a crash, what waits may be lost from any point on. It holds what a real one holds:
-//! the bytes of transactions and of snapshots.
+//! A server's disk: the server's own storage code over a disk in memory, which tears what was not flushed when the
+//! power fails, fills up, refuses to flush, rots and is lost. Every start reads it as the server does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
+use node::storage::StorageError;
+use node::storage::dirs::DataDirs;
+use node::storage::epoch::EpochFiles;
+use node::storage::files::FileSystem;
+use node::storage::retention;
+use node::storage::simulated::{Keep, SECTOR, SimDisk};
+use node::storage::snapshot::SnapshotWriter;
+use node::storage::txn_log::{LogOptions, TxnLog};
+use node::store::{self, StoreOptions};
 use node_core::effect::Input;
 use node_core::peer::Recovered;
 use node_core::proto::quorum::Proposal;
-use node_core::proto::txn::TxnEntry;
 use node_core::quorum::config::QuorumConfig;
 use node_core::replica::Replica;
+use node_core::standing::Standing;
 use node_core::tree::{ImageReader, TreeOptions};
 use node_core::zxid::{Epoch, Zxid};
 
@@ -17,6 +27,8 @@ use crate::rng::Rng;
 
 /// Snapshots that are kept.
 const KEPT: usize = 3;
+/// A log file is short, so that there are several.
+const ROLL_AT_BYTES: u64 = 8 << 10;
 
 /// A replica, and for the checkers which transactions made it.
 pub(crate) struct Tree {
@@ -89,158 +101,328 @@ pub(crate) enum LogOp {
     Snapshot(Image),
 }
 
+/// The files of a server that runs.
+struct Open {
+    dirs: DataDirs,
+    epochs: EpochFiles,
+    log: TxnLog,
+}
+
 #[derive(Default)]
 pub(crate) struct Disk {
-    pub(crate) accepted_epoch: Epoch,
+    sim: SimDisk,
+    open: Option<Open>,
     pub(crate) current_epoch: Epoch,
     pub(crate) config: Option<QuorumConfig>,
     pub(crate) next_config: Option<QuorumConfig>,
-    used: bool,
-    snapshots: Vec<Image>,
-    /// From the oldest snapshot on.
-    log: Vec<Proposal>,
     waiting: VecDeque<LogOp>,
+    /// What the snapshots were made of.
+    histories: BTreeMap<Zxid, Rc<[Zxid]>>,
+    /// Whether it was started before.
+    began: bool,
+    /// Whether it was spoilt since its history was whole.
+    pub(crate) is_spoilt: bool,
+}
+
+fn options(recent: usize, is_new: bool, others: bool) -> StoreOptions {
+    StoreOptions {
+        data_dir: "/data".into(),
+        data_log_dir: "/data".into(),
+        autocreate: true,
+        trust_empty_snapshot: false,
+        trust_empty: is_new.then_some(true),
+        others,
+        recent,
+        tree: TreeOptions::default(),
+    }
+}
+
+fn log_options() -> LogOptions {
+    LogOptions {
+        preallocate_bytes: 2048,
+        force_sync: true,
+        roll_at_bytes: Some(ROLL_AT_BYTES),
+    }
 }
 
 impl Disk {
+    /// Opens it as a server does when it starts; gives the tree and what the peer is told. `recent`: transactions that are
+    /// handed to the peer; `others`: whether others vote.
+    pub(crate) fn start(
+        &mut self,
+        recent: usize,
+        others: bool,
+    ) -> Result<(Tree, Recovered), StorageError> {
+        let files: Arc<dyn FileSystem> = Arc::new(self.sim.clone());
+        let is_new = !self.began;
+        let opened = store::open(&files, &options(usize::MAX, is_new, others))?;
+        let listed = || {
+            let files = self.sim.paths().into_iter();
+            let files = files.map(|path| {
+                let content = self.sim.content(&path).unwrap_or_default();
+                let text = path.to_string_lossy().contains("not-voting");
+                let text = text.then(|| String::from_utf8_lossy(&content).into_owned());
+                format!("{} {} bytes {text:?}", path.display(), content.len())
+            });
+            files.collect::<Vec<_>>()
+        };
+        assert!(
+            opened.standing == Standing::Whole || self.is_spoilt,
+            "a disk that only lost its power is taken for {:?}: {:?}",
+            opened.standing,
+            listed()
+        );
+        self.began = true;
+        let log = TxnLog::open(opened.dirs.log_dir(), log_options())?.with_marks(opened.marks)?;
+        let epochs = opened.epochs.epochs();
+        self.current_epoch = epochs.current;
+        let history = self.history(&opened.dirs, opened.recent.iter().map(|p| p.zxid));
+        let tree = Tree {
+            replica: opened.replica,
+            history,
+        };
+        let skipped = opened.recent.len().saturating_sub(recent);
+        let recovered = Recovered {
+            accepted_epoch: epochs.accepted,
+            current_epoch: epochs.current,
+            last_zxid: tree.replica.last_zxid(),
+            recent: opened.recent.into_iter().skip(skipped).collect(),
+            last_seen_config: self.next_config.clone(),
+            standing: opened.standing,
+        };
+        self.open = Some(Open {
+            dirs: opened.dirs,
+            epochs: opened.epochs,
+            log,
+        });
+        Ok((tree, recovered))
+    }
+
+    /// A server that keeps nothing starts from nothing.
+    pub(crate) fn start_without(&mut self) -> (Tree, Recovered) {
+        self.wipe();
+        let recovered = Recovered {
+            last_seen_config: self.next_config.clone(),
+            ..Recovered::default()
+        };
+        (Tree::new(), recovered)
+    }
+
+    /// The transactions behind a tree: those of its snapshot, and those that were replayed.
+    fn history(&self, dirs: &DataDirs, replayed: impl Iterator<Item = Zxid>) -> Vec<Zxid> {
+        let replayed: Vec<Zxid> = replayed.collect();
+        let snapshots = store::snapshots(dirs).expect("they were just read");
+        let first = replayed.first().copied().unwrap_or(Zxid(i64::MAX));
+        let base = snapshots.iter().rev().find(|zxid| **zxid < first);
+        let base = base.and_then(|zxid| self.histories.get(zxid));
+        let mut history = base.map_or_else(Vec::new, |history| history.to_vec());
+        history.extend(replayed);
+        history
+    }
+
+    /// Begins to keep what was not kept so far.
+    fn open_now(&mut self) -> Result<&mut Open, StorageError> {
+        if self.open.is_none() {
+            let files: Arc<dyn FileSystem> = Arc::new(self.sim.clone());
+            let (data, log) = ("/data".as_ref(), "/data".as_ref());
+            let dirs = DataDirs::open_on(files, data, log, true)?;
+            let (marks, epochs) = store::empty(&dirs)?;
+            let log = TxnLog::open(dirs.log_dir(), log_options())?.with_marks(marks)?;
+            self.open = Some(Open { dirs, epochs, log });
+        }
+        Ok(self.open.as_mut().expect("it was just opened"))
+    }
+
+    pub(crate) fn save_accepted(&mut self, epoch: Epoch) -> Result<(), StorageError> {
+        self.open_now()?.epochs.save_accepted(epoch)
+    }
+
+    pub(crate) fn save_current(&mut self, epoch: Epoch) -> Result<(), StorageError> {
+        self.open_now()?.epochs.save_current(epoch)?;
+        self.current_epoch = epoch;
+        Ok(())
+    }
+
+    /// The history can be trusted again.
+    pub(crate) fn trust(&mut self) -> Result<(), StorageError> {
+        self.is_spoilt = false;
+        match &self.open {
+            Some(open) => store::trust(&open.dirs),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn push(&mut self, op: LogOp) {
-        self.used = true;
         self.waiting.push_back(op);
     }
 
     /// Whether it belongs to a server that keeps one.
     pub(crate) fn is_used(&self) -> bool {
-        self.used
-    }
-
-    /// It belongs to a server that keeps none.
-    pub(crate) fn wipe(&mut self) {
-        let (config, next_config) = (self.config.take(), self.next_config.take());
-        *self = Self {
-            config,
-            next_config,
-            ..Self::default()
-        };
+        self.open.is_some()
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Writes the first `count` of what waits; tells what the log's writer reports, and which transactions were written.
-    pub(crate) fn flush(&mut self, count: usize) -> (Vec<Input>, Vec<Zxid>) {
-        let (mut reports, mut written) = (Vec::new(), Vec::new());
-        for op in self
-            .waiting
-            .drain(..count.min(self.waiting.len()))
-            .collect::<Vec<_>>()
-        {
-            let Some(report) = self.execute(op) else {
-                continue;
-            };
-            if let Input::Flushed(zxid) = report {
-                written.push(zxid);
-            }
-            if let (Input::Flushed(_), Some(last @ Input::Flushed(_))) =
-                (&report, reports.last_mut())
-            {
-                *last = report;
-            } else {
-                reports.push(report);
-            }
-        }
-        (reports, written)
-    }
-
-    pub(crate) fn flush_all(&mut self) -> (Vec<Input>, Vec<Zxid>) {
-        self.flush(usize::MAX)
-    }
-
-    /// The process dies: some of what waits was written.
-    pub(crate) fn crash(&mut self, written: usize) {
-        let _ = self.flush(written.min(self.waiting.len()));
-        self.waiting.clear();
-    }
-
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    fn execute(&mut self, op: LogOp) -> Option<Input> {
+    /// Writes the first `count` of what waits; tells what the log's writer reports.
+    pub(crate) fn flush(&mut self, count: usize) -> Result<Vec<Input>, StorageError> {
+        let (mut reports, mut appended) = (Vec::new(), None);
+        for _ in 0..count {
+            let Some(op) = self.waiting.pop_front() else {
+                break;
+            };
+            let LogOp::Append(proposal) = op else {
+                self.sync(&mut appended, &mut reports)?;
+                self.execute(op, &mut reports)?;
+                continue;
+            };
+            let (zxid, log) = (proposal.zxid, &mut self.open_now()?.log);
+            let last = log.last();
+            assert!(
+                zxid.follows(last) || last == Zxid::ZERO,
+                "the log gets {zxid} after {last}"
+            );
+            log.append(zxid, &proposal.data);
+            appended = Some(zxid);
+        }
+        self.sync(&mut appended, &mut reports)?;
+        Ok(reports)
+    }
+
+    fn sync(
+        &mut self,
+        appended: &mut Option<Zxid>,
+        reports: &mut Vec<Input>,
+    ) -> Result<(), StorageError> {
+        if let Some(last) = appended.take() {
+            self.open_now()?.log.flush()?;
+            reports.push(Input::Flushed(last));
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, op: LogOp, reports: &mut Vec<Input>) -> Result<(), StorageError> {
         match op {
-            LogOp::Append(proposal) => {
-                let (zxid, last) = (proposal.zxid, self.end());
-                assert!(zxid.follows(last), "the log gets {zxid} after {last}");
-                self.log.push(proposal);
-                Some(Input::Flushed(zxid))
-            }
-            LogOp::Truncate(zxid) => {
-                let had_snapshot = !self.snapshots.is_empty();
-                self.snapshots.retain(|image| image.zxid <= zxid);
-                if had_snapshot && self.snapshots.is_empty() {
-                    // The log alone does not begin at the beginning.
-                    self.log.clear();
-                }
-                self.log.retain(|p| p.zxid <= zxid);
-                Some(Input::Truncated(self.end()))
+            LogOp::Append(_) => {}
+            LogOp::Truncate(to) => {
+                let Open { log, dirs, .. } = self.open_now()?;
+                let at = match log.truncate(to, dirs.snap_dir()) {
+                    Ok(()) => to,
+                    // Nothing was cut.
+                    Err(StorageError::TruncateTarget { .. }) => log.last(),
+                    Err(error) => return Err(error),
+                };
+                reports.push(Input::Truncated(at));
             }
             LogOp::SaveSnapshot(image) => {
                 let zxid = image.zxid;
-                self.snapshots = vec![image];
-                self.log.clear();
-                Some(Input::SnapshotSaved(zxid))
+                let Open { log, dirs, .. } = self.open_now()?;
+                write(SnapshotWriter::create_new(dirs.snap_dir(), zxid)?, &image)?;
+                log.install(zxid, dirs.snap_dir())?;
+                self.histories.insert(zxid, image.history);
+                reports.push(Input::SnapshotSaved(zxid));
             }
             LogOp::Snapshot(image) => {
-                self.add_snapshot(image);
-                None
+                let Open { log, dirs, .. } = self.open_now()?;
+                log.roll()?;
+                // It was taken from a history that is no more.
+                if image.zxid <= log.last() {
+                    write(SnapshotWriter::create(dirs.snap_dir(), image.zxid)?, &image)?;
+                    retention::purge(dirs, KEPT)?;
+                    self.histories.insert(image.zxid, image.history);
+                }
             }
         }
+        Ok(())
     }
 
-    fn add_snapshot(&mut self, image: Image) {
-        let newest = self.snapshots.last().map_or(Zxid::ZERO, |s| s.zxid);
-        // It was taken from a history that is no more, or is no newer.
-        let is_ours = self.log.iter().any(|p| p.zxid == image.zxid);
-        if image.zxid <= newest || !is_ours {
-            return;
-        }
-        self.snapshots.push(image);
-        if self.snapshots.len() > KEPT {
-            self.snapshots.remove(0);
-            let oldest = self.snapshots[0].zxid;
-            self.log.retain(|p| p.zxid > oldest);
-        }
+    /// The tree as a start would find it, while the server runs.
+    pub(crate) fn reload(&self) -> Result<Tree, StorageError> {
+        let Some(open) = &self.open else {
+            return Ok(Tree::new());
+        };
+        let read = store::recover(&open.dirs, None, &options(usize::MAX, false, true))?;
+        let history = self.history(&open.dirs, read.recent.iter().map(|p| p.zxid));
+        Ok(Tree {
+            replica: read.replica,
+            history,
+        })
     }
 
-    pub(crate) fn end(&self) -> Zxid {
-        let snapshot = self.snapshots.last().map_or(Zxid::ZERO, |s| s.zxid);
-        self.log.last().map_or(snapshot, |p| p.zxid.max(snapshot))
+    /// The power fails while what waits is being written.
+    pub(crate) fn crash(&mut self, rng: &mut Rng) {
+        let until = self.sim.operations() + rng.range(0, 12);
+        self.sim
+            .set_faults(|faults| faults.power_until = Some(until));
+        // That it fails is the point.
+        drop(self.flush(usize::MAX));
+        self.waiting.clear();
+        self.open = None;
+        let keep = match rng.range(0, 4) {
+            0 => Keep::Nothing,
+            1 => Keep::All,
+            _ => Keep::Some(rng.next()),
+        };
+        self.sim.crash(keep);
     }
 
-    /// What a start finds.
-    pub(crate) fn tree(&self, rng: &mut Rng) -> Tree {
-        let mut tree = self
-            .snapshots
-            .last()
-            .map_or_else(Tree::new, |image| image.restore(rng));
-        let from = tree.replica.last_zxid();
-        for proposal in self.log.iter().filter(|p| p.zxid > from) {
-            let entry = TxnEntry::decode(proposal.data.clone()).expect("a log entry");
-            tree.replica.apply(&entry.header, &entry.txn);
-            tree.history.push(proposal.zxid);
-        }
-        tree
+    /// The next flush fails, or there is no room.
+    pub(crate) fn fail(&mut self, full: bool) {
+        let paths = self.sim.paths();
+        let contents = paths.iter().filter_map(|path| self.sim.content(path));
+        let used: usize = contents.map(|content| content.len()).sum();
+        self.sim.set_faults(|faults| match full {
+            true => faults.capacity = Some(used as u64 + 100),
+            false => faults.sync_fails = Some("log.".into()),
+        });
     }
 
-    pub(crate) fn recovered(&self, recent: usize) -> Recovered {
-        let skipped = self.log.len().saturating_sub(recent);
-        Recovered {
-            accepted_epoch: self.accepted_epoch,
-            current_epoch: self.current_epoch,
-            last_zxid: self.end(),
-            recent: self.log[skipped..].to_vec(),
-            last_seen_config: self.next_config.clone(),
-            ..Recovered::default()
-        }
+    /// It works again.
+    pub(crate) fn heal(&self) {
+        self.sim.set_faults(|faults| *faults = Default::default());
     }
+
+    /// Everything is lost, while the server is down.
+    pub(crate) fn wipe(&mut self) {
+        self.sim.wipe();
+        self.waiting.clear();
+        self.open = None;
+        self.current_epoch = Epoch(0);
+    }
+
+    /// Bytes of some file change, while the server is down; tells which.
+    pub(crate) fn rot(&mut self, rng: &mut Rng) -> String {
+        let paths = self.sim.paths();
+        let Some(path) = rng.pick(&paths.iter().collect::<Vec<_>>()) else {
+            return String::new();
+        };
+        let (place, kind) = (rng.next() as usize, rng.range(0, 3));
+        self.sim.rot(path, |bytes| {
+            let Some(at) = place.checked_rem(bytes.len()) else {
+                return;
+            };
+            match kind {
+                0 => bytes[at] ^= 1 << (place % 8),
+                1 => {
+                    let end = (at + SECTOR).min(bytes.len());
+                    bytes[at..end].fill(0);
+                }
+                _ => bytes.truncate(at),
+            }
+        });
+        path.display().to_string()
+    }
+}
+
+fn write(mut file: SnapshotWriter, image: &Image) -> Result<(), StorageError> {
+    for piece in image.bytes.chunks(1000) {
+        file.write(piece)?;
+    }
+    file.finish(store::trailer(image.zxid, image.digest, true))?;
+    Ok(())
 }

@@ -38,8 +38,14 @@ pub(crate) enum Fault {
     SlowDisk,
     /// A disk that does nothing for a while.
     StalledDisk,
-    /// A write or a flush fails, and so does every start for a while.
+    /// A flush fails, and the server cannot start for a while.
     FailedDisk,
+    /// There is no room, and the server cannot start for a while.
+    FullDisk,
+    /// A server comes back with nothing.
+    EmptyDisk,
+    /// Some bytes change, or a file gets shorter, while a server is down.
+    Rot,
     /// A server stands still, shorter or longer than others wait for it.
     Pause,
     PauseLeader,
@@ -70,6 +76,9 @@ const USUAL: &[(Fault, u64)] = &[
     (Fault::SlowDisk, 2),
     (Fault::StalledDisk, 2),
     (Fault::FailedDisk, 1),
+    (Fault::FullDisk, 1),
+    (Fault::EmptyDisk, 1),
+    (Fault::Rot, 2),
     (Fault::Pause, 2),
     (Fault::PauseLeader, 1),
     (Fault::ClockRate, 2),
@@ -142,7 +151,14 @@ impl World {
                 }
             }
             Fault::CrashAll => ids.into_iter().for_each(|id| self.crash(id)),
-            Fault::Restart => ids.into_iter().for_each(|id| self.start(id)),
+            Fault::Restart => {
+                for id in ids {
+                    if self.rng.one_in(2) && !self.is_up(id) {
+                        self.nodes.get_mut(&id).expect("it exists").disk_fails = false;
+                    }
+                    self.start(id);
+                }
+            }
             Fault::Cut => self.cut(a, b),
             Fault::CutElection => self.cut_election(a, b),
             Fault::OneWay => {
@@ -166,15 +182,47 @@ impl World {
                 }
             }
             Fault::Reconfig => self.change_votes(a),
-            Fault::SlowDisk | Fault::StalledDisk | Fault::FailedDisk | Fault::ClockRate => {
-                self.spoil(fault, a);
+            Fault::SlowDisk | Fault::StalledDisk | Fault::ClockRate => self.disturb_one(fault, a),
+            Fault::FailedDisk | Fault::FullDisk => {
+                if self.is_up(a) {
+                    let node = self.nodes.get_mut(&a).expect("it exists");
+                    node.disk_fails = true;
+                    node.disk.fail(fault == Fault::FullDisk);
+                }
             }
+            Fault::EmptyDisk | Fault::Rot => self.spoil(fault, a),
         }
         self.update_election_links();
     }
 
-    /// Something about one server itself goes wrong, or is well again.
+    /// A server's disk loses something, if the others can bear it.
     fn spoil(&mut self, fault: Fault, id: ServerId) {
+        if !self.can_spare(id) {
+            return;
+        }
+        self.crash(id);
+        let node = self.nodes.get_mut(&id).expect("it exists");
+        node.disk.is_spoilt = true;
+        self.checkers.has_forgotten(id);
+        let node = self.nodes.get_mut(&id).expect("it exists");
+        if fault == Fault::EmptyDisk {
+            return node.disk.wipe();
+        }
+        let what = node.disk.rot(&mut self.rng);
+        self.note(|| format!("rot in {what}"));
+    }
+
+    /// Whether the voters whose disks are whole are a quorum without this one, in every configuration that anybody knows.
+    fn can_spare(&self, id: ServerId) -> bool {
+        let whole = |voter: ServerId| {
+            let node = self.nodes.get(&voter);
+            voter != id && node.is_some_and(|node| !node.disk.is_spoilt)
+        };
+        self.configs().all(|config| config.is_quorum(whole))
+    }
+
+    /// Something about one server itself goes wrong, or is well again.
+    fn disturb_one(&mut self, fault: Fault, id: ServerId) {
         let (some_ms, again) = (self.rng.range(20, 600), self.rng.one_in(3));
         let per_mille = self.rng.range(700, 1400);
         let now = self.now;
@@ -183,7 +231,6 @@ impl World {
             Fault::ClockRate => node
                 .clock
                 .change_rate(now, if again { 1000 } else { per_mille }),
-            Fault::FailedDisk => node.disk_fails = !again,
             _ if again => node.disk_ms = 8,
             Fault::SlowDisk => node.disk_ms = some_ms,
             _ => node.disk_ms = 3000 + some_ms,
@@ -201,6 +248,8 @@ impl World {
 
     fn isolate(&mut self, id: ServerId) {
         let noticed_by = self.rng.range(0, 4);
+        // It lags behind from now on, and clients find that out.
+        self.lure = Some((id, self.now + 1500));
         for other in self.ids() {
             self.blocked.extend([(id, other), (other, id)]);
             match noticed_by {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use node::storage::StorageError;
 use node_core::effect::{Effect, Input, LinkId};
 use node_core::member::work::{self, Work};
 use node_core::member::{Action, Clock, Event as MemberEvent, Member, Output};
@@ -10,7 +11,7 @@ use node_core::proto::election::PeerState;
 use node_core::proto::quorum::Packet;
 use node_core::tree::SnapshotId;
 use node_core::watch::WatchTable;
-use node_core::zxid::{ServerId, Time, Zxid};
+use node_core::zxid::{Epoch, ServerId, Time, Zxid};
 
 use crate::disk::{Disk, Image, LogOp, Tree};
 use crate::service::Outbox;
@@ -56,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) tick_at: u64,
     pub(crate) flushing: bool,
+    /// How much the flush that runs is for.
+    batch: usize,
     pub(crate) disk_ms: u64,
     pub(crate) links_accepted: u64,
     pub(crate) received: BTreeMap<LinkId, Image>,
@@ -97,6 +100,7 @@ impl Node {
             life: 0,
             tick_at: 0,
             flushing: false,
+            batch: 0,
             disk_ms: 8,
             links_accepted: 0,
             received: BTreeMap::new(),
@@ -179,16 +183,20 @@ impl World {
             member.step(clock, event, &node.tree.replica, &mut out);
             let life = node.life;
             for action in out.actions {
+                if !self.lives(id, life) {
+                    return;
+                }
                 match action {
                     Action::Work(work) => {
                         self.note(|| format!("{now:>6} {id}   > {}", brief_work(&work)));
-                        let node = self.nodes.get_mut(&id).unwrap();
                         if let Work::Apply { entry, .. } = &work
-                            && node.leads
+                            && self.nodes[&id].leads
                         {
-                            self.checkers.leader_commits(id, entry.header.zxid);
+                            let zxid = entry.header.zxid;
+                            let excused = self.excused(zxid.epoch());
+                            self.checkers.leader_commits(id, zxid, &excused);
                         }
-                        node.work.push(work);
+                        self.nodes.get_mut(&id).unwrap().work.push(work);
                     }
                     Action::Effect(effect) => {
                         if effect.needs_settled_replica() {
@@ -198,6 +206,9 @@ impl World {
                         self.execute(id, life, effect);
                     }
                 }
+            }
+            if !self.lives(id, life) {
+                return;
             }
             if out.settle {
                 self.perform(id);
@@ -305,6 +316,18 @@ impl World {
                 node.snapshots
                     .retain(|s| s.link.as_ref().is_none_or(|(to, _)| *to != link));
                 self.hang_up((id, life, link));
+            }
+            Effect::Send {
+                link,
+                packet:
+                    packet @ Packet::AckEpoch {
+                        current_epoch: Some(_),
+                        ..
+                    },
+            } => {
+                let epoch = self.peer(id).accepted_epoch();
+                self.checkers.promises(id, epoch);
+                self.send_packet((id, life, link), packet);
             }
             Effect::Send { link, packet } => self.send_packet((id, life, link), packet),
             Effect::SendSnapshot { link, zxid } => {
@@ -430,8 +453,22 @@ impl World {
                 let input = Input::Truncated(Zxid::ZERO);
                 self.deliver_now((id, life, LinkId::accepted(0)), input);
             }
-            Effect::SaveAcceptedEpoch(epoch) => node.disk.accepted_epoch = epoch,
-            Effect::SaveCurrentEpoch(epoch) => node.disk.current_epoch = epoch,
+            Effect::SaveAcceptedEpoch(epoch) => {
+                let saved = node.disk.save_accepted(epoch);
+                self.must_be_saved(id, saved);
+            }
+            Effect::SaveCurrentEpoch(epoch) => {
+                let last = node.member.as_ref().unwrap().peer().last_logged();
+                self.checkers.saves_epoch(id, epoch, last);
+                let node = self.nodes.get_mut(&id).unwrap();
+                let saved = node.disk.save_current(epoch);
+                self.must_be_saved(id, saved);
+            }
+            Effect::HistoryWhole => {
+                let saved = node.disk.trust();
+                self.must_be_saved(id, saved);
+            }
+            Effect::NotVoting(_) => {}
             Effect::SaveConfig(config) => {
                 node.disk.config = Some((*config).clone());
                 node.disk.next_config = None;
@@ -449,6 +486,12 @@ impl World {
                     let history = node.tree.history.iter().copied().chain(applied);
                     let history: Vec<Zxid> = history.collect();
                     node.leads = true;
+                    let excused = self.excused(role.epoch);
+                    let (peer, last) = (self.peer(id), history.last().copied());
+                    let configs = [&**peer.config(), &**peer.last_seen_config()];
+                    let last = last.unwrap_or_default();
+                    self.checkers
+                        .begins_with_quorum(id, configs, last, &excused);
                     self.checkers.leader_established(id, role.epoch, &history);
                 }
             }
@@ -460,31 +503,67 @@ impl World {
     pub(crate) fn hand_to_disk(&mut self, id: ServerId, op: LogOp) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.disk.push(op);
-        if !node.flushing && !node.disk.is_idle() {
-            node.flushing = true;
-            let life = node.life;
-            let at = self.now
-                + if self.steady {
-                    1
-                } else {
-                    self.rng.range(1, node.disk_ms)
-                };
-            self.schedule(at, Event::Flush { node: id, life });
+        self.begin_flush(id);
+    }
+
+    /// The disk begins with what waits now; what comes meanwhile is for the next time.
+    fn begin_flush(&mut self, id: ServerId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        if node.flushing || node.disk.is_idle() || node.member.is_none() {
+            return;
         }
+        node.flushing = true;
+        node.batch = node.disk.waiting();
+        let (life, most) = (node.life, node.disk_ms);
+        let ms = if self.steady {
+            1
+        } else {
+            self.rng.range(1, most)
+        };
+        self.schedule(self.now + ms, Event::Flush { node: id, life });
+    }
+
+    fn is_durable(&mut self, id: ServerId, report: &Input) {
+        if let Input::Flushed(zxid) | Input::Truncated(zxid) | Input::SnapshotSaved(zxid) = report {
+            self.checkers.is_durable(id, *zxid);
+        }
+    }
+
+    /// Servers of which it cannot be said what they had on disk when they acknowledged something of an epoch: their disks
+    /// were spoilt since, or a later leader has changed them.
+    fn excused(&self, epoch: Epoch) -> BTreeSet<ServerId> {
+        let later = |node: &Node| {
+            let member = node.member.as_ref();
+            member.is_some_and(|m| m.peer().accepted_epoch() > epoch)
+        };
+        let nodes = self.nodes.iter();
+        nodes
+            .filter(|(_, node)| node.disk.is_spoilt || later(node))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// The disk writes what waits.
     pub(crate) fn flush(&mut self, id: ServerId) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.flushing = false;
-        if node.disk_fails {
-            // What is on the disk is unknown: the process ends.
-            return self.crash(id);
+        match node.disk.flush(node.batch) {
+            Ok(reports) => {
+                for report in reports {
+                    self.is_durable(id, &report);
+                    self.report(id, report);
+                }
+                self.begin_flush(id);
+            }
+            failed => self.must_be_saved(id, failed.map(|_| ())),
         }
-        let (reports, written) = node.disk.flush_all();
-        self.checkers.flushed(id, &written);
-        for report in reports {
-            self.report(id, report);
+    }
+
+    /// After a failed write nobody knows what is on the disk: the process ends.
+    fn must_be_saved(&mut self, id: ServerId, result: Result<(), StorageError>) {
+        if let Err(error) = result {
+            assert!(self.nodes[&id].disk_fails, "{id}: {error}");
+            self.crash(id);
         }
     }
 
@@ -494,8 +573,8 @@ impl World {
             self.checkers.log_ends(id, zxid);
             self.perform(id);
             let node = self.nodes.get_mut(&id).unwrap();
-            if node.tree.replica.last_zxid() > zxid && !tree_stays() {
-                let tree = node.disk.tree(&mut self.rng);
+            if node.tree.replica.last_zxid() != zxid && !tree_stays() {
+                let tree = node.disk.reload().expect("it was read before");
                 node.replace_tree(tree);
             }
         }

@@ -94,6 +94,9 @@ impl Scenario {
                 Fault::SlowDisk,
                 Fault::StalledDisk,
                 Fault::FailedDisk,
+                Fault::FullDisk,
+                Fault::EmptyDisk,
+                Fault::Rot,
                 Fault::Cut,
             ]),
             "membership" => Weights::only(&[
@@ -159,6 +162,7 @@ fn heal(world: &mut World) {
         let node = world.nodes.get_mut(&id).expect("it exists");
         node.disk_ms = 8;
         node.disk_fails = false;
+        node.disk.heal();
         node.clock.change_rate(now, 1000);
         world.go_on(id);
         world.start(id);

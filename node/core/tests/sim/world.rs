@@ -125,6 +125,8 @@ pub(crate) struct World {
     pub(crate) slow: BTreeMap<(ServerId, ServerId), u64>,
     /// Votes that were sent before this are lost.
     pub(crate) lost_votes: BTreeMap<(ServerId, ServerId), u64>,
+    /// A server that clients like to come to until some time.
+    pub(crate) lure: Option<(ServerId, u64)>,
     /// Whether connections arrive twice now and then.
     pub(crate) duplicates: bool,
     /// What clients did and saw.
@@ -183,6 +185,7 @@ impl World {
             blocked: BTreeSet::new(),
             slow: BTreeMap::new(),
             lost_votes: BTreeMap::new(),
+            lure: None,
             duplicates: false,
             recorder: Recorder::default(),
             trace: None,
@@ -232,14 +235,22 @@ impl World {
             observer: false,
             observer_keeps_disk: self.setup.observers_keep_disk,
         };
-        if !config.keeps_disk(node.disk.next_config.as_ref()) {
-            node.disk.wipe();
-        }
-        node.tree = node.disk.tree(&mut self.rng);
-        let recovered = node.disk.recovered(self.setup.recent);
+        let keeps_disk = config.keeps_disk(node.disk.next_config.as_ref());
+        let others = node.disk.config.as_ref().unwrap_or(&self.config);
+        let others = others.voters().any(|voter| voter != id);
+        let started = match keeps_disk {
+            true => node.disk.start(self.setup.recent, others),
+            false => Ok(node.disk.start_without()),
+        };
+        let (tree, recovered) = match started {
+            Ok(started) => started,
+            Err(error) => panic!("{id} does not start: {error}"),
+        };
+        node.tree = tree;
         let applied = node.tree.replica.last_zxid();
         assert_eq!(applied, recovered.last_zxid);
         self.checkers.log_ends(id, applied);
+        self.checkers.is_durable(id, applied);
         let ids = SessionIds::new(id, (self.now * 1000 + node.life % 1000) as i64);
         let settings = settings(self.setup.reconfig_enabled);
         let peer = Peer::new(config, recovered, now);
@@ -254,8 +265,7 @@ impl World {
             return;
         }
         let node = self.nodes.get_mut(&id).unwrap();
-        let written = self.rng.range(0, node.disk.waiting() as u64 + 1) as usize;
-        node.disk.crash(written);
+        node.disk.crash(&mut self.rng);
         let life = node.life;
         node.stop();
         self.note(|| format!("crash {id}"));
@@ -371,6 +381,13 @@ impl World {
         {
             self.carry_out(event);
         }
+    }
+
+    /// Every configuration that a server has in force or has seen.
+    pub(crate) fn configs(&self) -> impl Iterator<Item = &QuorumConfig> {
+        let disks = self.nodes.values().map(|node| &node.disk);
+        let saved = disks.flat_map(|disk| disk.config.iter().chain(&disk.next_config));
+        saved.chain([&self.config])
     }
 
     /// A server that stands still goes on now.

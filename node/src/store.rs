@@ -153,6 +153,7 @@ fn begin(dirs: DataDirs, options: &StoreOptions) -> Result<Opened, StorageError>
     };
     let marks = Marks::create(dirs.log_dir(), Known::default())?;
     let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?;
+    let epochs = epochs.with_marks(&marks)?;
     if is_new {
         doubt::remove(&dirs)?;
         for path in initialize {

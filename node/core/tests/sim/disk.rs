@@ -227,6 +227,7 @@ impl Disk {
             let (data, log) = ("/data".as_ref(), "/data".as_ref());
             let dirs = DataDirs::open_on(files, data, log, true)?;
             let (marks, epochs) = store::empty(&dirs)?;
+            let epochs = epochs.with_marks(&marks)?;
             let log = TxnLog::open(dirs.log_dir(), log_options())?.with_marks(marks)?;
             self.open = Some(Open { dirs, epochs, log });
         }

@@ -157,6 +157,8 @@ impl Learner {
         effects: &mut Vec<Effect>,
     ) {
         if link != self.link || !matches!(self.state, State::AwaitingLink { .. }) {
+            // It came when it was not waited for any more.
+            effects.push(Effect::CloseLink(link));
             return;
         }
         let info = LearnerInfo {

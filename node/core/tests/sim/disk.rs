@@ -118,6 +118,8 @@ pub(crate) struct Disk {
     waiting: VecDeque<LogOp>,
     /// What the snapshots were made of.
     histories: BTreeMap<Zxid, Rc<[Zxid]>>,
+    /// Whether the tree must be read again though the log was not cut.
+    pub(crate) stays: bool,
     /// Whether it was started before.
     began: bool,
     /// Whether it was spoilt since its history was whole.
@@ -314,8 +316,11 @@ impl Disk {
                 let Open { log, dirs, .. } = self.open_now()?;
                 let at = match log.truncate(to, dirs.snap_dir()) {
                     Ok(()) => to,
-                    // Nothing was cut.
-                    Err(StorageError::TruncateTarget { .. }) => log.last(),
+                    // Nothing was cut: the server stays where a restart would find it.
+                    Err(StorageError::TruncateTarget { .. }) => {
+                        self.stays = true;
+                        self.reload()?.replica.last_zxid()
+                    }
                     Err(error) => return Err(error),
                 };
                 reports.push(Input::Truncated(at));

@@ -573,7 +573,9 @@ impl World {
             self.checkers.log_ends(id, zxid);
             self.perform(id);
             let node = self.nodes.get_mut(&id).unwrap();
-            if node.tree.replica.last_zxid() != zxid && !tree_stays() {
+            let stays = std::mem::take(&mut node.disk.stays);
+            let is_beyond = node.tree.replica.last_zxid() > zxid;
+            if (is_beyond || stays) && !tree_stays() {
                 let tree = node.disk.reload().expect("it was read before");
                 node.replace_tree(tree);
             }

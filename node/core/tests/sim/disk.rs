@@ -157,23 +157,18 @@ impl Disk {
     ) -> Result<(Tree, Recovered), StorageError> {
         let files: Arc<dyn FileSystem> = Arc::new(self.sim.clone());
         let is_new = !self.began;
+        let before = self.sim.duplicate();
         let opened = store::open(&files, &options(usize::MAX, is_new, others))?;
-        let listed = || {
-            let files = self.sim.paths().into_iter();
-            let files = files.map(|path| {
-                let content = self.sim.content(&path).unwrap_or_default();
-                let text = path.to_string_lossy().contains("not-voting");
-                let text = text.then(|| String::from_utf8_lossy(&content).into_owned());
-                format!("{} {} bytes {text:?}", path.display(), content.len())
-            });
-            files.collect::<Vec<_>>()
-        };
-        assert!(
-            opened.standing == Standing::Whole || self.is_spoilt,
-            "a disk that only lost its power is taken for {:?}: {:?}",
-            opened.standing,
-            listed()
-        );
+        if opened.standing != Standing::Whole && !self.is_spoilt {
+            // Alone it would have to say what is wrong.
+            let files: Arc<dyn FileSystem> = Arc::new(before);
+            let why = store::open(&files, &options(usize::MAX, is_new, false));
+            panic!(
+                "a disk that only lost its power is taken for {:?}: {:?}",
+                opened.standing,
+                why.err().map(|error| error.to_string())
+            );
+        }
         self.began = true;
         let log = TxnLog::open(opened.dirs.log_dir(), log_options())?.with_marks(opened.marks)?;
         let epochs = opened.epochs.epochs();

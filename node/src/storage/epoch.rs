@@ -58,18 +58,24 @@ impl EpochFiles {
             ));
         }
         let mut wanted = current.max(lowest).unwrap_or(of_log);
-        if of_log > wanted {
-            // Apache writes `.tmp`, then logs, then renames: a crash in between leaves the right value there.
-            let unfinished = read(dir, &dir.join("currentEpoch.tmp")).ok().flatten();
-            wanted = unfinished.filter(|epoch| *epoch >= of_log).ok_or_else(|| {
-                let what = format!("the log is of epoch {of_log}, but currentEpoch is {wanted}");
-                mismatch(dir, what)
-            })?;
-        }
         let accepted = found(ACCEPTED)?;
-        let promised = accepted
-            .max(saved.map(|saved| saved.accepted))
-            .unwrap_or(wanted);
+        let promised = accepted.max(saved.map(|saved| saved.accepted));
+        if of_log > wanted {
+            // Apache writes `.tmp`, then logs, then renames: a crash in between leaves the right value there. This server
+            // saves an epoch after its history: a crash in between leaves transactions of an epoch that was promised and
+            // has not begun here.
+            let unfinished = read(dir, &dir.join("currentEpoch.tmp")).ok().flatten();
+            let has_begun = unfinished.filter(|epoch| *epoch >= of_log);
+            let is_promised = promised.is_some_and(|epoch| epoch >= of_log);
+            wanted = has_begun
+                .or(Some(wanted).filter(|_| is_promised))
+                .ok_or_else(|| {
+                    let what =
+                        format!("the log is of epoch {of_log}, but currentEpoch is {wanted}");
+                    mismatch(dir, what)
+                })?;
+        }
+        let promised = promised.unwrap_or(wanted);
         if promised < wanted {
             return Err(mismatch(
                 dir,

@@ -113,6 +113,8 @@ pub struct Disk {
     appended: u32,
     appended_bytes: u64,
     snapshot_running: bool,
+    /// Whether it has only begun to keep anything: it counts from the first snapshot on.
+    begins: bool,
 }
 
 /// What the driver has to do about a report of the disk.
@@ -140,7 +142,9 @@ impl Disk {
             epochs: epochs.with_marks(&marks)?,
             marks,
         };
-        Self::start(shared.clone(), files, report.clone())
+        let mut disk = Self::start(shared.clone(), files, report.clone())?;
+        disk.begins = true;
+        Ok(disk)
     }
 
     /// Opens the log for writing and starts its thread.
@@ -174,6 +178,7 @@ impl Disk {
             appended: 0,
             appended_bytes: 0,
             snapshot_running: false,
+            begins: false,
         })
     }
 
@@ -297,6 +302,9 @@ impl Disk {
             LogEvent::Barrier(_) => Ok(Outcome::Nothing),
             LogEvent::Fatal(error) => Err(error),
             LogEvent::Installed(zxid) => {
+                if std::mem::take(&mut self.begins) {
+                    self.trust()?;
+                }
                 let asked = self.saving.take().unwrap_or(zxid);
                 for command in std::mem::take(&mut self.held) {
                     self.put(command);

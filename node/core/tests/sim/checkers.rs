@@ -179,7 +179,7 @@ impl Checkers {
         self.durable.insert(id, zxid);
     }
 
-    /// A server that lost its disk may promise anew.
+    /// A server that lost its disk, or has none, may promise anew.
     pub(crate) fn has_forgotten(&mut self, id: ServerId) {
         self.promised.retain(|(promised, _)| *promised != id);
     }
@@ -193,7 +193,8 @@ impl Checkers {
     }
 
     /// The epoch of a history is remembered when the history is.
-    pub(crate) fn saves_epoch(&self, id: ServerId, epoch: Epoch, last: Zxid) {
+    pub(crate) fn saves_epoch(&self, id: ServerId, epoch: Epoch) {
+        let last = self.ends.get(&id).copied().unwrap_or_default();
         let durable = self.durable.get(&id).copied().unwrap_or_default();
         assert!(
             durable >= last,

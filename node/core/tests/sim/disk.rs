@@ -120,6 +120,8 @@ pub(crate) struct Disk {
     histories: BTreeMap<Zxid, Rc<[Zxid]>>,
     /// Whether the tree must be read again though the log was not cut.
     pub(crate) stays: bool,
+    /// Whether it has only begun to keep anything: it counts from the first snapshot on.
+    begins: bool,
     /// Whether it was started before.
     began: bool,
     /// Whether it was spoilt since its history was whole.
@@ -227,6 +229,8 @@ impl Disk {
             let epochs = epochs.with_marks(&marks)?;
             let log = TxnLog::open(dirs.log_dir(), log_options())?.with_marks(marks)?;
             self.open = Some(Open { dirs, epochs, log });
+            self.begins = true;
+            self.is_spoilt = true;
         }
         Ok(self.open.as_mut().expect("it was just opened"))
     }
@@ -289,6 +293,9 @@ impl Disk {
             appended = Some(zxid);
         }
         self.sync(&mut appended, &mut reports)?;
+        if let Some(open) = &self.open {
+            open.log.mark()?;
+        }
         Ok(reports)
     }
 
@@ -322,20 +329,24 @@ impl Disk {
             }
             LogOp::SaveSnapshot(image) => {
                 let zxid = image.zxid;
+                // A crash may come when the disk has it and nobody knows.
+                self.histories.insert(zxid, image.history.clone());
                 let Open { log, dirs, .. } = self.open_now()?;
                 write(SnapshotWriter::create_new(dirs.snap_dir(), zxid)?, &image)?;
                 log.install(zxid, dirs.snap_dir())?;
-                self.histories.insert(zxid, image.history);
+                if std::mem::take(&mut self.begins) {
+                    self.trust()?;
+                }
                 reports.push(Input::SnapshotSaved(zxid));
             }
             LogOp::Snapshot(image) => {
+                self.histories.insert(image.zxid, image.history.clone());
                 let Open { log, dirs, .. } = self.open_now()?;
                 log.roll()?;
                 // It was taken from a history that is no more.
                 if image.zxid <= log.last() {
                     write(SnapshotWriter::create(dirs.snap_dir(), image.zxid)?, &image)?;
                     retention::purge(dirs, KEPT)?;
-                    self.histories.insert(image.zxid, image.history);
                 }
             }
         }
@@ -353,6 +364,13 @@ impl Disk {
             replica: read.replica,
             history,
         })
+    }
+
+    /// The process is killed; the system goes on and writes what it was given.
+    pub(crate) fn kill(&mut self) {
+        self.waiting.clear();
+        self.open = None;
+        self.sim.crash(Keep::All);
     }
 
     /// The power fails while what waits is being written.
@@ -393,6 +411,7 @@ impl Disk {
         self.sim.wipe();
         self.waiting.clear();
         self.open = None;
+        self.begins = false;
         self.current_epoch = Epoch(0);
     }
 

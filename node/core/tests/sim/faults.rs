@@ -141,7 +141,10 @@ impl World {
         let now = self.now;
         self.note(|| format!("{now:>6} fault {fault:?} {a} {b}"));
         match fault {
-            Fault::Crash => self.crash(a),
+            Fault::Crash => {
+                let power = self.rng.one_in(2);
+                self.stop(a, power);
+            }
             Fault::CrashLeader => leader.into_iter().for_each(|id| self.crash(id)),
             Fault::CrashSome => {
                 for id in ids {
@@ -200,7 +203,8 @@ impl World {
         if !self.can_spare(id) {
             return;
         }
-        self.crash(id);
+        // What a disk has lost of what it knows of itself, together with the power, no server could tell.
+        self.stop(id, false);
         let node = self.nodes.get_mut(&id).expect("it exists");
         node.disk.is_spoilt = true;
         self.checkers.has_forgotten(id);

@@ -63,6 +63,11 @@ fn hunt(mutant: Mutant, seeds: u64) -> Finding {
         finding.tried += 1;
         if let Some((why, ..)) = run_mixed(seed, None, false).failure {
             finding.found = Some((seed, first_line(&why)));
+            if setting("SIM_TRACE").is_some()
+                && let Some((why, at, trace)) = run_mixed(seed, None, true).failure
+            {
+                println!("{trace}\nseed {seed} at {at} ms: {why}");
+            }
             break;
         }
     }

@@ -253,6 +253,9 @@ impl World {
             Err(error) => panic!("{id} does not start: {error}"),
         };
         node.tree = tree;
+        if !keeps_disk {
+            self.checkers.has_forgotten(id);
+        }
         let applied = node.tree.replica.last_zxid();
         assert_eq!(applied, recovered.last_zxid);
         self.checkers.log_ends(id, applied);
@@ -266,12 +269,21 @@ impl World {
         self.update_election_links();
     }
 
+    /// The power of a server fails.
     pub(crate) fn crash(&mut self, id: ServerId) {
+        self.stop(id, true);
+    }
+
+    /// A server is gone: with its power, or the process alone.
+    pub(crate) fn stop(&mut self, id: ServerId, power: bool) {
         if !self.is_up(id) {
             return;
         }
         let node = self.nodes.get_mut(&id).unwrap();
-        node.disk.crash(&mut self.rng);
+        match power {
+            true => node.disk.crash(&mut self.rng),
+            false => node.disk.kill(),
+        }
         let life = node.life;
         node.stop();
         self.note(|| format!("crash {id}"));

@@ -126,6 +126,9 @@ pub(crate) struct Disk {
     began: bool,
     /// Whether it was spoilt since its history was whole.
     pub(crate) is_spoilt: bool,
+    /// Whether it lost its power, and kept parts of a write without what was before them: the server cannot tell that from
+    /// damage.
+    pub(crate) is_torn: bool,
 }
 
 fn options(recent: usize, is_new: bool, others: bool) -> StoreOptions {
@@ -161,6 +164,8 @@ impl Disk {
         let is_new = !self.began;
         let before = self.sim.duplicate();
         let opened = store::open(&files, &options(usize::MAX, is_new, others))?;
+        let is_torn = std::mem::take(&mut self.is_torn);
+        self.is_spoilt |= is_torn && opened.standing != Standing::Whole;
         if opened.standing != Standing::Whole && !self.is_spoilt {
             // Alone it would have to say what is wrong.
             let files: Arc<dyn FileSystem> = Arc::new(before);
@@ -373,8 +378,8 @@ impl Disk {
         self.sim.crash(Keep::All);
     }
 
-    /// The power fails while what waits is being written.
-    pub(crate) fn crash(&mut self, rng: &mut Rng) {
+    /// The power fails while what waits is being written. `tears`: of several writes any may last.
+    pub(crate) fn crash(&mut self, rng: &mut Rng, tears: bool) {
         let until = self.sim.operations() + rng.range(0, 12);
         self.sim
             .set_faults(|faults| faults.power_until = Some(until));
@@ -382,11 +387,12 @@ impl Disk {
         drop(self.flush(usize::MAX));
         self.waiting.clear();
         self.open = None;
-        let keep = match rng.range(0, 4) {
-            0 => Keep::Nothing,
-            1 => Keep::All,
-            _ => Keep::Some(rng.next()),
+        let keep = match rng.one_in(2) {
+            _ if tears => Keep::Some(rng.next()),
+            true => Keep::Nothing,
+            false => Keep::All,
         };
+        self.is_torn |= tears;
         self.sim.crash(keep);
     }
 

@@ -217,10 +217,10 @@ impl World {
     }
 
     /// Whether the voters whose disks are whole are a quorum without this one, in every configuration that anybody knows.
-    fn can_spare(&self, id: ServerId) -> bool {
+    pub(crate) fn can_spare(&self, id: ServerId) -> bool {
         let whole = |voter: ServerId| {
             let node = self.nodes.get(&voter);
-            voter != id && node.is_some_and(|node| !node.disk.is_spoilt)
+            voter != id && node.is_some_and(|node| !node.disk.is_spoilt && !node.disk.is_torn)
         };
         self.configs().all(|config| config.is_quorum(whole))
     }

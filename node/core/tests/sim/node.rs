@@ -325,8 +325,12 @@ impl World {
                         ..
                     },
             } => {
-                let epoch = self.peer(id).accepted_epoch();
-                self.checkers.promises(id, epoch);
+                let peer = self.peer(id);
+                let epoch = peer.accepted_epoch();
+                // Nobody counts on what others promise.
+                if peer.state() == PeerState::Following {
+                    self.checkers.promises(id, epoch);
+                }
                 self.send_packet((id, life, link), packet);
             }
             Effect::Send { link, packet } => self.send_packet((id, life, link), packet),

@@ -279,9 +279,10 @@ impl World {
         if !self.is_up(id) {
             return;
         }
+        let tears = power && self.rng.one_in(2) && self.can_spare(id);
         let node = self.nodes.get_mut(&id).unwrap();
         match power {
-            true => node.disk.crash(&mut self.rng),
+            true => node.disk.crash(&mut self.rng, tears),
             false => node.disk.kill(),
         }
         let life = node.life;

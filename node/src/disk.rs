@@ -334,7 +334,7 @@ impl Disk {
     /// The history can be trusted from now on, after a restart too.
     pub fn trust(&self) -> Result<(), StorageError> {
         tracing::info!("this server has the ensemble's history: it votes from now on");
-        store::trust(&self.dirs)
+        store::trust(&self.dirs, self.options.tree)
     }
 
     /// Removes snapshots and log files that no recovery needs any more.

@@ -135,7 +135,6 @@ fn begin(dirs: DataDirs, options: &StoreOptions) -> Result<Opened, StorageError>
         || doubt == Some(Doubt::Empty) && !options.others;
     let mut replica = Replica::new(options.tree);
     let standing = if is_new {
-        // A log alone would not be trusted.
         save(&dirs, &mut replica, false)?;
         Standing::Whole
     } else {
@@ -314,7 +313,11 @@ pub fn save(dirs: &DataDirs, replica: &mut Replica, to_install: bool) -> Result<
 }
 
 /// The history is whole and on stable storage: the server votes after a restart, too.
-pub fn trust(dirs: &DataDirs) -> Result<(), StorageError> {
+pub fn trust(dirs: &DataDirs, tree: TreeOptions) -> Result<(), StorageError> {
+    if dirs::snapshot_files(dirs.snap_dir())?.is_empty() {
+        // No leader's snapshot came: the log begins with the first transaction. Alone it would not be trusted.
+        save(dirs, &mut Replica::new(tree), false)?;
+    }
     doubt::remove(dirs)
 }
 

@@ -205,7 +205,9 @@ pub enum StorageError {
         what: String,
     },
     /// Data is damaged, and there is nobody else who could have it.
-    #[error("{damage}; no other server votes, so none has a good copy: restore the file from a backup, or empty the data directories to begin anew without the data")]
+    #[error(
+        "{damage}; no other server votes, so none has a good copy: restore the file from a backup, or empty the data directories to begin anew without the data"
+    )]
     NoOtherCopy {
         /// What is damaged.
         damage: Box<Self>,

@@ -1,0 +1,322 @@
+//! The campaign: generated damage, and what came of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use node::storage::simulated::{Keep, SimDisk};
+use node_core::standing::Standing;
+
+use crate::ensemble::{Ensemble, MEMBERS};
+
+/// The sector of a disk.
+const SECTOR: usize = 512;
+
+/// What is done to a file, at a place in 0..1000 of its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    FlippedBit,
+    ZeroedSector,
+    ZeroedBlock,
+    Garbage,
+    /// A sector holds what belongs elsewhere in the file.
+    Misdirected,
+    CutOff,
+    Emptied,
+    Lost,
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::FlippedBit,
+    Kind::ZeroedSector,
+    Kind::ZeroedBlock,
+    Kind::Garbage,
+    Kind::Misdirected,
+    Kind::CutOff,
+    Kind::Emptied,
+    Kind::Lost,
+];
+
+/// What came of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// The bytes stayed the same, or did not matter: everything was there, and everybody voted at once.
+    Harmless,
+    /// Found, and repaired from the member's own other files.
+    RepairedByItself,
+    /// Found, and repaired by a leader.
+    RepairedByLeader,
+    /// Found on so many members that none of the others may lead: they wait, and say why.
+    WaitsAndSaysWhy,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    world: usize,
+    file: PathBuf,
+    kind: Kind,
+    place: usize,
+    members: Vec<i64>,
+}
+
+/// Members with a history of several epochs, snapshots and log files, all stopped.
+fn world(number: usize) -> Ensemble {
+    let mut ensemble = Ensemble::new();
+    for id in MEMBERS {
+        ensemble.start(id);
+    }
+    let lagging = [None, Some(1), Some(2)][number % 3];
+    for epoch in 0..3 {
+        assert!(ensemble.run(60_000, Ensemble::is_settled), "epoch {epoch}");
+        for n in 0..6 {
+            ensemble.write(30 + 400 * (n % 3));
+            if n == 3 {
+                for id in ensemble.up() {
+                    if epoch > 0 || id != 2 {
+                        ensemble.snapshot(id, number > 2);
+                    }
+                }
+            }
+        }
+        let leader = ensemble.leader().unwrap();
+        ensemble.stop(
+            leader,
+            if number % 2 == 0 {
+                None
+            } else {
+                Some(Keep::Nothing)
+            },
+        );
+        if epoch == 1
+            && let Some(lagging) = lagging
+        {
+            if lagging != leader {
+                ensemble.stop(lagging, None);
+                ensemble.start(leader);
+            }
+        } else {
+            ensemble.start(leader);
+        }
+    }
+    assert!(ensemble.run(60_000, Ensemble::is_settled));
+    ensemble.write(700);
+    // The machines keep what the system had in memory in half of the worlds.
+    for id in ensemble.up() {
+        ensemble.stop(id, if number < 3 { None } else { Some(Keep::All) });
+    }
+    ensemble
+}
+
+fn fork(world: &Ensemble) -> Ensemble {
+    let disks = world
+        .members
+        .iter()
+        .map(|(id, m)| (*id, m.disk.duplicate()));
+    Ensemble::on(disks.collect(), world.acknowledged.clone())
+}
+
+/// Does the damage; false if the file stayed as it was.
+fn damage(disk: &SimDisk, file: &Path, kind: Kind, place: usize) -> bool {
+    let Some(before) = disk.content(file) else {
+        return false;
+    };
+    if kind == Kind::Lost {
+        disk.lose(file);
+        return true;
+    }
+    disk.rot(file, |bytes| {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = place * bytes.len() / 1000;
+        let sector = at / SECTOR * SECTOR;
+        let end = |len: usize| (sector + len).min(bytes.len());
+        match kind {
+            Kind::FlippedBit => bytes[at] ^= 1 << (place % 8),
+            Kind::ZeroedSector => {
+                let end = end(SECTOR);
+                bytes[sector..end].fill(0);
+            }
+            Kind::ZeroedBlock => {
+                let end = end(4096);
+                bytes[sector..end].fill(0);
+            }
+            Kind::Garbage => {
+                let end = end(SECTOR);
+                for (n, byte) in bytes[sector..end].iter_mut().enumerate() {
+                    *byte = (n * 31 + place) as u8 ^ 0xa5;
+                }
+            }
+            Kind::Misdirected => {
+                let end = end(SECTOR);
+                let from = (sector + 3 * SECTOR) % bytes.len();
+                let other: Vec<u8> = bytes
+                    .iter()
+                    .cycle()
+                    .skip(from)
+                    .take(end - sector)
+                    .copied()
+                    .collect();
+                bytes[sector..end].copy_from_slice(&other);
+            }
+            Kind::CutOff => bytes.truncate(at),
+            Kind::Emptied => bytes.clear(),
+            Kind::Lost => unreachable!("done above"),
+        }
+    });
+    disk.content(file).as_ref() != Some(&before)
+}
+
+/// The files of a world by their names, on whatever member they are.
+fn files(world: &Ensemble) -> Vec<PathBuf> {
+    let all = world
+        .members
+        .values()
+        .flat_map(|member| member.disk.paths());
+    let mut files: Vec<PathBuf> = all.collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
+fn cases(worlds: &[Ensemble]) -> Vec<Case> {
+    let sets: [&[i64]; 5] = [&[1], &[2], &[3], &[1, 3], &[1, 2, 3]];
+    let mut cases = Vec::new();
+    for (number, world) in worlds.iter().enumerate() {
+        for (nth, file) in files(world).into_iter().enumerate() {
+            for kind in KINDS {
+                let places: &[usize] = match kind {
+                    Kind::Emptied | Kind::Lost => &[0],
+                    Kind::FlippedBit => &[0, 130, 480, 770, 999],
+                    _ => &[60, 510, 980],
+                };
+                for place in places {
+                    // Every case on one member; on several of them one set after the other.
+                    let several = sets[3 + (nth + place) % 2];
+                    let one = sets[(nth + place + kind as usize) % 3];
+                    for members in [one, several] {
+                        cases.push(Case {
+                            world: number,
+                            file: file.clone(),
+                            kind,
+                            place: (place + nth * 7) % 1000,
+                            members: members.to_vec(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+    cases
+}
+
+fn play(world: &Ensemble, case: &Case) -> Option<Outcome> {
+    let mut ensemble = fork(world);
+    let changed = case.members.iter().filter(|id| {
+        let disk = &ensemble.members[id].disk;
+        damage(disk, &case.file, case.kind, case.place)
+    });
+    if changed.count() == 0 {
+        return None;
+    }
+    for id in MEMBERS {
+        ensemble.start(id);
+        let failed = &ensemble.members[&id].failed;
+        assert!(
+            failed.is_none(),
+            "{case:?}: {id} does not start: {failed:?}"
+        );
+    }
+    let standing = |id: i64| ensemble.members[&id].standing;
+    let lost: Vec<i64> = MEMBERS
+        .into_iter()
+        .filter(|id| standing(*id) != Some(Standing::Whole))
+        .collect();
+    if lost.len() > 1 {
+        assert!(
+            !ensemble.run(30_000, |e| e.leader().is_some()),
+            "{case:?}: an ensemble without its history"
+        );
+        for id in lost {
+            let why = ensemble.running(id).unwrap().not_voting.as_ref();
+            assert!(
+                why.is_some_and(|why| why.contains("damaged")),
+                "{case:?}: {why:?}"
+            );
+            assert!(ensemble.has_kept_files(id), "{case:?}");
+        }
+        return Some(Outcome::WaitsAndSaysWhy);
+    }
+    assert!(
+        ensemble.run(60_000, Ensemble::is_settled),
+        "{case:?}: no leader, or not everybody votes; lost: {lost:?}"
+    );
+    for id in MEMBERS {
+        assert_eq!(
+            ensemble.missing(id),
+            Vec::<&String>::new(),
+            "{case:?}: lost on {id}"
+        );
+    }
+    for id in &lost {
+        assert!(ensemble.has_kept_files(*id), "{case:?}");
+    }
+    // It goes on, and a restart of everybody finds all of it.
+    ensemble.write(100);
+    for id in MEMBERS {
+        ensemble.stop(id, Some(Keep::Nothing));
+    }
+    for id in MEMBERS {
+        ensemble.start(id);
+        assert_eq!(
+            ensemble.members[&id].standing,
+            Some(Standing::Whole),
+            "{case:?}"
+        );
+    }
+    assert!(ensemble.run(60_000, Ensemble::is_settled), "{case:?}");
+    for id in MEMBERS {
+        assert_eq!(
+            ensemble.missing(id),
+            Vec::<&String>::new(),
+            "{case:?}: lost on {id}"
+        );
+    }
+    let ours = ["Epoch", ".marks", ".ends", "snapshot."];
+    let name = case.file.to_string_lossy();
+    Some(match lost.len() {
+        0 if ours.iter().any(|part| name.contains(part)) => Outcome::RepairedByItself,
+        0 => Outcome::Harmless,
+        _ => Outcome::RepairedByLeader,
+    })
+}
+
+#[test]
+fn every_damage_is_found_and_repaired_or_told() {
+    let worlds: Vec<Ensemble> = (0..6).map(world).collect();
+    let mut counts: BTreeMap<(Outcome, &str), usize> = BTreeMap::new();
+    let mut played = 0;
+    for case in cases(&worlds) {
+        let Some(outcome) = play(&worlds[case.world], &case) else {
+            continue;
+        };
+        played += 1;
+        let name = case.file.file_name().unwrap().to_string_lossy();
+        let group = [
+            "log",
+            "snapshot",
+            "acceptedEpoch",
+            "currentEpoch",
+            "marks",
+            "ends",
+        ]
+        .into_iter()
+        .find(|part| name.starts_with(part) || name.ends_with(part))
+        .unwrap_or("other");
+        *counts.entry((outcome, group)).or_default() += 1;
+    }
+    for ((outcome, group), count) in &counts {
+        println!("{outcome:?} {group}: {count}");
+    }
+    println!("{played} cases");
+    assert!(played >= 2_000, "only {played} cases");
+}

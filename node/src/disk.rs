@@ -124,6 +124,8 @@ pub enum Outcome {
     Truncated(Zxid),
     /// Tell the peer.
     SnapshotSaved(Zxid),
+    /// The disk is full, or has room again.
+    Full(bool),
     /// Nothing.
     Nothing,
 }
@@ -295,6 +297,7 @@ impl Disk {
         match event {
             LogEvent::Flushed(zxid) => Ok(Outcome::Flushed(zxid)),
             LogEvent::Barrier(_) => Ok(Outcome::Nothing),
+            LogEvent::Full(full) => Ok(Outcome::Full(full)),
             LogEvent::Fatal(error) => Err(error),
             LogEvent::Installed(zxid) => {
                 let asked = self.saving.take().unwrap_or(zxid);

@@ -183,7 +183,7 @@ fn load(
     let marks = Marks::create(
         dirs.log_dir(),
         Known {
-            flushed: last,
+            // What else was read need not be on stable storage before the log is opened for writing.
             installing: None,
             base: known
                 .and_then(|known| known.installing)

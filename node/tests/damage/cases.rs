@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use node::storage::simulated::{Keep, SimDisk};
 use node_core::standing::Standing;
+use node_core::zxid::{Epoch, Zxid};
 
 use crate::ensemble::{Ensemble, MEMBERS};
 
@@ -114,6 +115,35 @@ fn fork(world: &Ensemble) -> Ensemble {
     Ensemble::on(disks.collect(), world.acknowledged.clone())
 }
 
+/// A world, and where each member's history and epochs end in it.
+struct World {
+    ensemble: Ensemble,
+    before: BTreeMap<i64, (Zxid, Epoch, Epoch)>,
+}
+
+impl World {
+    fn new(number: usize) -> Self {
+        let ensemble = world(number);
+        let mut started = fork(&ensemble);
+        let before = MEMBERS.map(|id| {
+            started.start(id);
+            let peer = &started.running(id).expect("it starts").peer;
+            (
+                id,
+                (
+                    peer.last_logged(),
+                    peer.accepted_epoch(),
+                    peer.current_epoch(),
+                ),
+            )
+        });
+        Self {
+            before: before.into(),
+            ensemble,
+        }
+    }
+}
+
 /// Does the damage; false if the file stayed as it was.
 fn damage(disk: &SimDisk, file: &Path, kind: Kind, place: usize) -> bool {
     let Some(before) = disk.content(file) else {
@@ -178,11 +208,11 @@ fn files(world: &Ensemble) -> Vec<PathBuf> {
     files
 }
 
-fn cases(worlds: &[Ensemble]) -> Vec<Case> {
+fn cases(worlds: &[World]) -> Vec<Case> {
     let sets: [&[i64]; 5] = [&[1], &[2], &[3], &[1, 3], &[1, 2, 3]];
     let mut cases = Vec::new();
     for (number, world) in worlds.iter().enumerate() {
-        for (nth, file) in files(world).into_iter().enumerate() {
+        for (nth, file) in files(&world.ensemble).into_iter().enumerate() {
             for kind in KINDS {
                 let places: &[usize] = match kind {
                     Kind::Emptied | Kind::Lost => &[0],
@@ -209,8 +239,8 @@ fn cases(worlds: &[Ensemble]) -> Vec<Case> {
     cases
 }
 
-fn play(world: &Ensemble, case: &Case) -> Option<Outcome> {
-    let mut ensemble = fork(world);
+fn play(world: &World, case: &Case) -> Option<Outcome> {
+    let mut ensemble = fork(&world.ensemble);
     let changed = case.members.iter().filter(|id| {
         let disk = &ensemble.members[id].disk;
         damage(disk, &case.file, case.kind, case.place)
@@ -231,6 +261,17 @@ fn play(world: &Ensemble, case: &Case) -> Option<Outcome> {
         .into_iter()
         .filter(|id| standing(*id) != Some(Standing::Whole))
         .collect();
+    // Who says that it is whole has all that it had: nothing was cut off for the leader to fill in.
+    for id in MEMBERS.into_iter().filter(|id| !lost.contains(id)) {
+        let peer = &ensemble.running(id).unwrap().peer;
+        let epochs = (peer.accepted_epoch(), peer.current_epoch());
+        let (last, accepted, current) = world.before[&id];
+        assert_eq!(peer.last_logged(), last, "{case:?}: {id}");
+        assert!(
+            epochs.0 >= accepted && epochs.1 == current,
+            "{case:?}: {id}: {epochs:?}"
+        );
+    }
     if lost.len() > 1 {
         assert!(
             !ensemble.run(8_000, |e| e.leader().is_some()),
@@ -260,7 +301,20 @@ fn play(world: &Ensemble, case: &Case) -> Option<Outcome> {
     for id in &lost {
         assert!(ensemble.has_kept_files(*id), "{case:?}");
     }
-    // It goes on, and a restart of everybody finds all of it.
+    if case.place % 4 == 0 {
+        survives_a_power_failure(&mut ensemble, case);
+    }
+    let ours = ["Epoch", ".marks", ".ends", "snapshot."];
+    let name = case.file.to_string_lossy();
+    Some(match lost.len() {
+        0 if ours.iter().any(|part| name.contains(part)) => Outcome::RepairedByItself,
+        0 => Outcome::Harmless,
+        _ => Outcome::RepairedByLeader,
+    })
+}
+
+/// It goes on, and after everybody lost power all of it is there.
+fn survives_a_power_failure(ensemble: &mut Ensemble, case: &Case) {
     ensemble.write(100);
     for id in MEMBERS {
         ensemble.stop(id, Some(Keep::Nothing));
@@ -281,13 +335,6 @@ fn play(world: &Ensemble, case: &Case) -> Option<Outcome> {
             "{case:?}: lost on {id}"
         );
     }
-    let ours = ["Epoch", ".marks", ".ends", "snapshot."];
-    let name = case.file.to_string_lossy();
-    Some(match lost.len() {
-        0 if ours.iter().any(|part| name.contains(part)) => Outcome::RepairedByItself,
-        0 => Outcome::Harmless,
-        _ => Outcome::RepairedByLeader,
-    })
 }
 
 type Counts = BTreeMap<(Outcome, &'static str), usize>;
@@ -309,11 +356,15 @@ fn group(file: &Path) -> &'static str {
 
 #[test]
 fn every_damage_is_found_and_repaired_or_told() {
-    let worlds: Vec<Ensemble> = (0..6).map(world).collect();
+    let worlds: Vec<World> = (0..6).map(World::new).collect();
     let cases = cases(&worlds);
+    println!("{} cases are generated", cases.len());
     let share = |nth: usize| {
         let mut counts = Counts::new();
-        for case in cases.iter().skip(nth).step_by(2) {
+        for (done, case) in cases.iter().skip(nth).step_by(2).enumerate() {
+            if done % 200 == 199 {
+                println!("{} of {} done", done + 1, cases.len() / 2);
+            }
             if let Some(outcome) = play(&worlds[case.world], case) {
                 *counts.entry((outcome, group(&case.file))).or_default() += 1;
             }

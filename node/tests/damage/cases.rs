@@ -267,10 +267,7 @@ fn play(world: &World, case: &Case) -> Option<Outcome> {
         let epochs = (peer.accepted_epoch(), peer.current_epoch());
         let (last, accepted, current) = world.before[&id];
         assert_eq!(peer.last_logged(), last, "{case:?}: {id}");
-        assert!(
-            epochs.0 >= accepted && epochs.1 == current,
-            "{case:?}: {id}: {epochs:?}"
-        );
+        assert_eq!(epochs, (accepted, current), "{case:?}: {id}");
     }
     if lost.len() > 1 {
         assert!(
@@ -361,10 +358,7 @@ fn every_damage_is_found_and_repaired_or_told() {
     println!("{} cases are generated", cases.len());
     let share = |nth: usize| {
         let mut counts = Counts::new();
-        for (done, case) in cases.iter().skip(nth).step_by(2).enumerate() {
-            if done % 200 == 199 {
-                println!("{} of {} done", done + 1, cases.len() / 2);
-            }
+        for case in cases.iter().skip(nth).step_by(2) {
             if let Some(outcome) = play(&worlds[case.world], case) {
                 *counts.entry((outcome, group(&case.file))).or_default() += 1;
             }

@@ -321,7 +321,10 @@ impl Ensemble {
     }
 
     fn deliver(&mut self) {
+        let mut events = 0;
         while let Some((id, event)) = self.queue.pop_front() {
+            events += 1;
+            assert!(events < 100_000, "the members go round in circles");
             if self.running(id).is_none() {
                 continue;
             }

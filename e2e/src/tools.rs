@@ -120,6 +120,13 @@ fn build() -> Result<()> {
         cargo
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("CARGO_TARGET_DIR", target_dir()?);
+        // A test's own settings of cargo: some build scripts would be run again for them, and what follows be built anew.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                cargo.env_remove(&name);
+            }
+        }
         cargo.args([
             "build",
             "--release",

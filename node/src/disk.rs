@@ -139,7 +139,7 @@ impl Disk {
         let (marks, epochs) = store::empty(&dirs)?;
         let files = Files {
             dirs,
-            epochs: epochs.with_marks(&marks)?,
+            epochs,
             marks,
         };
         Self::start(shared.clone(), files, report.clone())

@@ -53,7 +53,7 @@ pub struct StoreOptions {
 pub struct Opened {
     /// The directories, locked.
     pub dirs: DataDirs,
-    /// The epochs.
+    /// The epochs, noted in `marks`.
     pub epochs: EpochFiles,
     /// What is known to be on stable storage.
     pub marks: Marks,
@@ -151,7 +151,7 @@ fn begin(dirs: DataDirs, options: &StoreOptions) -> Result<Opened, StorageError>
         doubt.standing()
     };
     let marks = Marks::create(dirs.log_dir(), Known::default())?;
-    let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?;
+    let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?.with_marks(&marks)?;
     if is_new {
         doubt::remove(&dirs)?;
         for path in initialize {
@@ -331,7 +331,7 @@ pub fn empty(dirs: &DataDirs) -> Result<(Marks, EpochFiles), StorageError> {
     )?;
     doubt::clear(dirs)?;
     let marks = Marks::create(dirs.log_dir(), Known::default())?;
-    let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?;
+    let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?.with_marks(&marks)?;
     Ok((marks, epochs))
 }
 

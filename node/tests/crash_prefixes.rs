@@ -1,13 +1,10 @@
 //! A scripted history is cut off at every single operation of the disk. After each cut, whatever of the unflushed the disk
 //! keeps, a start finds everything that was flushed and nothing that never was.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use node::storage::StorageError;
-use node::storage::epoch::EpochFiles;
 use node::storage::files::FileSystem;
 use node::storage::retention;
 use node::storage::simulated::{Keep, SimDisk};
@@ -115,7 +112,6 @@ impl Model {
 
 struct Server {
     opened: Opened,
-    epochs: EpochFiles,
     log: TxnLog,
 }
 
@@ -123,17 +119,7 @@ fn open(disk: &SimDisk) -> Result<Server, StorageError> {
     let files: Arc<dyn FileSystem> = Arc::new(disk.clone());
     let opened = store::open(&files, &options())?;
     let log = TxnLog::open(opened.dirs.log_dir(), LOG)?.with_marks(opened.marks.clone())?;
-    let epochs = EpochFiles::open(
-        opened.dirs.snap_dir(),
-        opened.replica.last_zxid(),
-        Some(&opened.marks),
-    )?
-    .with_marks(&opened.marks)?;
-    Ok(Server {
-        opened,
-        epochs,
-        log,
-    })
+    Ok(Server { opened, log })
 }
 
 impl Server {
@@ -156,10 +142,10 @@ impl Server {
 
     fn epoch(&mut self, model: &mut Model, epoch: i64) -> Result<(), StorageError> {
         model.next_epochs.0 = Epoch(epoch);
-        self.epochs.save_accepted(Epoch(epoch))?;
+        self.opened.epochs.save_accepted(Epoch(epoch))?;
         model.done();
         model.next_epochs.1 = Epoch(epoch);
-        self.epochs.save_current(Epoch(epoch))?;
+        self.opened.epochs.save_current(Epoch(epoch))?;
         model.done();
         Ok(())
     }
@@ -260,7 +246,7 @@ fn a_crash_at_any_operation_loses_nothing_flushed_and_invents_nothing() {
                 model.sure.last().map(|entry| entry.header.zxid)
             );
             ends.insert(end.0);
-            let epochs = server.epochs.epochs();
+            let epochs = server.opened.epochs.epochs();
             let may = |found, sure, next| found == sure || found == next;
             assert!(
                 may(epochs.accepted, model.sure_epochs.0, model.next_epochs.0)

@@ -349,4 +349,31 @@ async fn a_refusal_is_told_once_and_stands_in_the_status() {
     assert_eq!(words, "creating claim data-demo-1: refused with 403");
 }
 
+#[tokio::test]
+async fn an_object_of_somebody_else_is_not_taken_over() {
+    let (api, ctx) = begin();
+    let mut memory = Memory::default();
+    let theirs =
+        json!({"kind": "Service", "metadata": {"name": "demo-client", "labels": {"app": "shop"}}});
+    api.put("services/demo-client", theirs);
+    // What went wrong with a shared object stands in the status of the next pass.
+    for _ in 0..2 {
+        turn(&api, &ctx, &mut memory).await.unwrap();
+    }
+    let requests = api.take_requests();
+    assert!(
+        requests.contains(&"PATCH services/demo-headless".into()),
+        "its other objects are made: {requests:?}"
+    );
+    assert!(!requests.contains(&"PATCH services/demo-client".into()));
+    let ensemble = api.ensemble();
+    let words = ensemble.status.as_ref().unwrap().plan.last_error.clone();
+    assert_eq!(
+        words.as_deref(),
+        Some(
+            "there is a Service demo-client that is not this ensemble's: delete or rename it, or give the ensemble another name"
+        )
+    );
+}
+
 const ENSEMBLE: &str = "zookeeperensembles/demo";

@@ -145,12 +145,20 @@ fn keys_that_do_not_exist_or_have_wrong_values() {
 }
 
 #[test]
-fn values_that_must_be_quoted() {
+fn values_need_no_quotes() {
+    let config = "localSessionsEnabled: true, leaderServes: \"yes\", forceSync: no, tickTime: 2000, \"4lw.commands.whitelist\": \"*\"";
     check(
-        &spec("{config: {leaderServes: yes, localSessionsEnabled: true}}"),
+        &spec(&format!("{{config: {{{config}}}}}")),
         expect![[r#"
-        spec.config.localSessionsEnabled: write it as a string, "true"
+        valid: 3 voters, 0 observers
     "#]],
+    );
+    check(
+        &spec("{config: {tickTime: [2000], initLimit: {a: 1}, snapCount: true}}"),
+        expect![[r#"
+            spec.config.initLimit: is a map of fields; a text, a number, true or false is wanted
+            spec.config.tickTime: is a list; a text, a number, true or false is wanted
+        "#]],
     );
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::Stage;
 
 /// What kazoo's programs need: short sessions, the word `dump`, and container nodes that go soon.
-const FOR_KAZOO: &str = "  config:\n    extendedTypesEnabled: \"true\"\n    minSessionTimeout: 1000\n    znode.container.checkIntervalMs: 1000\n    \
+const FOR_KAZOO: &str = "  config:\n    extendedTypesEnabled: true\n    minSessionTimeout: 1000\n    znode.container.checkIntervalMs: 1000\n    \
                          4lw.commands.whitelist: \"*\"\n";
 const KAZOO: Duration = Duration::from_secs(180);
 

@@ -135,7 +135,7 @@ impl Ensemble {
         let files: Arc<dyn FileSystem> = Arc::new(member.disk.clone());
         let opened = store::open(&files, &options(true)).and_then(|opened| {
             let log = TxnLog::open(opened.dirs.log_dir(), LOG)?.with_marks(opened.marks.clone())?;
-            let epochs = opened.epochs.with_marks(&opened.marks)?;
+            let epochs = opened.epochs;
             Ok((
                 opened.dirs,
                 epochs,

@@ -7,6 +7,7 @@ pub mod care;
 pub mod pod;
 mod rules;
 mod schema;
+mod setting;
 pub mod spec;
 pub mod status;
 
@@ -14,6 +15,7 @@ use std::sync::OnceLock;
 
 use kube::CustomResourceExt;
 
+pub use setting::Setting;
 pub use spec::{ObserversSpec, StorageSpec, VotersSpec, ZooKeeperEnsemble, ZooKeeperEnsembleSpec};
 pub use status::ZooKeeperEnsembleStatus;
 

@@ -24,11 +24,12 @@ pub(super) fn pull_secrets(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Keys of `zoo.cfg`.
+/// Keys of `zoo.cfg`. A structural schema has no word for "text, number or switch", so a value is anything here, and
+/// lists and maps are refused by the operator.
 pub(super) fn config(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object", "maxProperties": 200,
-        "additionalProperties": {"x-kubernetes-int-or-string": true}
+        "additionalProperties": {"x-kubernetes-preserve-unknown-fields": true}
     })
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements};
-use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use super::care::{RepairSpec, UpdatePolicy};
 use super::pod::PodSettings;
 use super::rules::{log_size_grows, same_class, same_log, same_log_class, size_grows};
 use super::schema;
+use super::setting::Setting;
 use super::status::ZooKeeperEnsembleStatus;
 
 /// Most voters that an ensemble may have: more only make every write slower.
@@ -119,7 +120,7 @@ pub struct ZooKeeperEnsembleSpec {
     /// Keys of `zoo.cfg` for every member, for example `tickTime: 2000`. Keys that the operator owns are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::config")]
-    pub config: BTreeMap<String, IntOrString>,
+    pub config: BTreeMap<String, Setting>,
 
     /// The volume of each member.
     #[serde(default)]
@@ -172,7 +173,7 @@ pub struct VotersSpec {
     /// Keys of `zoo.cfg` for voters only; they win over `spec.config`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::config")]
-    pub config: BTreeMap<String, IntOrString>,
+    pub config: BTreeMap<String, Setting>,
 
     /// The volume of each voter, instead of `spec.storage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,7 +201,7 @@ pub struct ObserversSpec {
     /// Keys of `zoo.cfg` for observers only; they win over `spec.config`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::config")]
-    pub config: BTreeMap<String, IntOrString>,
+    pub config: BTreeMap<String, Setting>,
 
     /// The volume of each observer, instead of `spec.storage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

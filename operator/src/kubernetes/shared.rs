@@ -157,10 +157,30 @@ impl<M: Members> KubernetesBackend<'_, M> {
         if before.is_some_and(|before| before.stands(&content, shown, self.now)) {
             return Ok(());
         }
+        if shown.map(|shown| &shown.controller) != Some(&self.ensemble.uid()) {
+            self.check_not_anothers::<K>(&at.1).await?;
+        }
         let after: K = self.apply(&at.1, object).await?;
         let applied = Applied::new(content, shown, after.resource_version(), self.now);
         self.memory.applied.insert(at, applied);
         Ok(())
+    }
+
+    /// Somebody's own object that happens to have the name of one of ours is not taken over. One that an ensemble of this
+    /// name left behind (`kubectl delete --cascade=orphan`) is known by its label.
+    async fn check_not_anothers<K: Shared>(&self, name: &str) -> Result<(), BackendError> {
+        let kind = K::kind(&());
+        let api: Api<K> = self.api();
+        let Some(there) = call(format!("reading {kind} {name}"), api.get_opt(name)).await? else {
+            return Ok(());
+        };
+        let label = there.labels().get(names::ENSEMBLE);
+        if self.owns(&there) || label == Some(&self.cluster.name) {
+            return Ok(());
+        }
+        Err(BackendError::Refused(format!(
+            "there is a {kind} {name} that is not this ensemble's: delete or rename it, or give the ensemble another name"
+        )))
     }
 
     async fn remove<K: Shared>(&mut self, name: &str, owned: &Owned) -> Result<(), BackendError> {

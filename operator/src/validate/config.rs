@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::schema::nearest;
-use super::{Config, Problem, text_of};
+use super::{Config, Problem};
+use crate::crd::Setting;
 
 /// What a key's value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +29,9 @@ pub(super) fn check(
 ) -> BTreeMap<String, String> {
     let mut checked = BTreeMap::new();
     for (written, value) in config {
-        let (path, value) = (format!("{path}.{written}"), text_of(value));
         // Both spellings mean the same to a server; one is kept, so that they cannot contradict each other.
         let key = written.strip_prefix("zookeeper.").unwrap_or(written);
+        let (path, value) = (format!("{path}.{written}"), text_of(key, value));
         match problem_of(key, &value) {
             Some(message) => problems.push(Problem::new(&path, message)),
             None if checked.insert(key.to_owned(), value).is_some() => {
@@ -66,6 +67,27 @@ pub(super) fn check_together(
     }
 }
 
+/// A value as it stands in `zoo.cfg`.
+fn text_of(key: &str, value: &Setting) -> String {
+    match (kind_of(key), value) {
+        // Some YAML readers take an unquoted yes for true.
+        (Some(Kind::YesNo), Setting::Switch(true)) => "yes".to_owned(),
+        (Some(Kind::YesNo), Setting::Switch(false)) => "no".to_owned(),
+        _ => value.to_string(),
+    }
+}
+
+/// What a key's value may be; nothing for a key that does not exist.
+fn kind_of(key: &str) -> Option<Kind> {
+    match KEYS.iter().find(|(known, _)| *known == key) {
+        Some((_, kind)) => Some(*kind),
+        None => FAMILIES
+            .iter()
+            .any(|family| key.starts_with(family))
+            .then_some(Kind::Text),
+    }
+}
+
 fn problem_of(key: &str, value: &str) -> Option<String> {
     if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| is_owned(key, owned)) {
         return Some(format!("the operator sets it: {reason}; leave it out"));
@@ -73,16 +95,12 @@ fn problem_of(key: &str, value: &str) -> Option<String> {
     if value.contains(['\n', '\r']) {
         return Some("a value must fit on one line".into());
     }
-    let kind = match KEYS.iter().find(|(known, _)| *known == key) {
-        Some((_, kind)) => *kind,
-        None if FAMILIES.iter().any(|family| key.starts_with(family)) => Kind::Text,
-        None => {
-            let known: Vec<&str> = KEYS.iter().map(|(known, _)| *known).collect();
-            return Some(match nearest(key, &known) {
-                Some(near) => format!("there is no such key of zoo.cfg; did you mean {near:?}?"),
-                None => "there is no such key of zoo.cfg".into(),
-            });
-        }
+    let Some(kind) = kind_of(key) else {
+        let known: Vec<&str> = KEYS.iter().map(|(known, _)| *known).collect();
+        return Some(match nearest(key, &known) {
+            Some(near) => format!("there is no such key of zoo.cfg; did you mean {near:?}?"),
+            None => "there is no such key of zoo.cfg".into(),
+        });
     };
     kind.problem_of(value)
 }

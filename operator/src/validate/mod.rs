@@ -13,13 +13,12 @@ use std::fmt;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, RoleSpec, SERVER_ID_MAX};
 use crate::crd::pod::PodSettings;
 use crate::crd::spec::{StorageSpec, ZooKeeperEnsembleSpec};
-use crate::crd::{API_VERSION, KIND, ZooKeeperEnsemble, spec_schema};
+use crate::crd::{API_VERSION, KIND, Setting, ZooKeeperEnsemble, spec_schema};
 
 pub(crate) use storage::bytes;
 
@@ -277,15 +276,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A `zoo.cfg` value as text, whichever way the YAML wrote it.
-fn text_of(value: &IntOrString) -> String {
-    match value {
-        IntOrString::Int(number) => number.to_string(),
-        IntOrString::String(text) => text.trim().to_owned(),
-    }
-}
-
-type Config = BTreeMap<String, IntOrString>;
+type Config = BTreeMap<String, Setting>;
 
 /// Longest name of an ensemble.
 const NAME_MAX: usize = 40;

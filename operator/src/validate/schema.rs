@@ -9,10 +9,6 @@ pub(super) fn check(value: &Value, schema: &Value, path: &str, problems: &mut Ve
     if value.is_null() && (schema["nullable"] == true || schema.get("default").is_some()) {
         return;
     }
-    if schema["x-kubernetes-int-or-string"] == true {
-        check_int_or_string(value, path, problems);
-        return;
-    }
     match schema["type"].as_str() {
         Some("object") if schema["x-kubernetes-preserve-unknown-fields"] == true => {
             check_any_object(value, path, problems);
@@ -36,6 +32,8 @@ pub(super) fn check(value: &Value, schema: &Value, path: &str, problems: &mut Ve
             wrong_type(value, "true or false", path, problems)
         }
         Some("string") => check_string(value, schema, path, problems),
+        // The only values without a type are those of zoo.cfg.
+        None => check_setting(value, path, problems),
         _ => {}
     }
 }
@@ -145,29 +143,9 @@ fn check_string(value: &Value, schema: &Value, path: &str, problems: &mut Vec<Pr
     }
 }
 
-fn check_int_or_string(value: &Value, path: &str, problems: &mut Vec<Problem>) {
-    match value {
-        Value::String(_) => {}
-        Value::Number(number) if number.is_i64() => {
-            if number
-                .as_i64()
-                .is_none_or(|number| i32::try_from(number).is_err())
-            {
-                problems.push(Problem::new(
-                    path,
-                    format!("{number} is large; write it as a string, \"{number}\""),
-                ));
-            }
-        }
-        Value::Bool(_) | Value::Number(_) => {
-            problems.push(Problem::new(
-                path,
-                format!("write it as a string, \"{value}\""),
-            ));
-        }
-        Value::Null | Value::Array(_) | Value::Object(_) => {
-            wrong_type(value, "a string or a number", path, problems)
-        }
+fn check_setting(value: &Value, path: &str, problems: &mut Vec<Problem>) {
+    if matches!(value, Value::Null | Value::Array(_) | Value::Object(_)) {
+        wrong_type(value, "a text, a number, true or false", path, problems);
     }
 }
 

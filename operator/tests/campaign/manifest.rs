@@ -93,7 +93,7 @@ fn generate(schema: &Value, path: &str, random: &mut Random, depth: usize) -> Va
     if let Some(value) = known(path, random) {
         return value;
     }
-    if schema["x-kubernetes-int-or-string"] == true {
+    if schema["x-kubernetes-preserve-unknown-fields"] == true && schema["type"].is_null() {
         return json!(random.below(5000));
     }
     if let Some(options) = schema["enum"].as_array() {

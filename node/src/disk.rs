@@ -126,6 +126,8 @@ pub enum Outcome {
     Truncated(Zxid),
     /// Tell the peer.
     SnapshotSaved(Zxid),
+    /// The disk is full, or has room again.
+    Full(bool),
     /// Nothing.
     Nothing,
 }
@@ -139,7 +141,7 @@ impl Disk {
         let (marks, epochs) = store::empty(&dirs)?;
         let files = Files {
             dirs,
-            epochs: epochs.with_marks(&marks)?,
+            epochs,
             marks,
         };
         let mut disk = Self::start(shared.clone(), files, report.clone())?;
@@ -300,6 +302,7 @@ impl Disk {
         match event {
             LogEvent::Flushed(zxid) => Ok(Outcome::Flushed(zxid)),
             LogEvent::Barrier(_) => Ok(Outcome::Nothing),
+            LogEvent::Full(full) => Ok(Outcome::Full(full)),
             LogEvent::Fatal(error) => Err(error),
             LogEvent::Installed(zxid) => {
                 if std::mem::take(&mut self.begins) {
@@ -342,7 +345,7 @@ impl Disk {
     /// The history can be trusted from now on, after a restart too.
     pub fn trust(&self) -> Result<(), StorageError> {
         tracing::info!("this server has the ensemble's history: it votes from now on");
-        store::trust(&self.dirs)
+        store::trust(&self.dirs, self.options.tree)
     }
 
     /// Removes snapshots and log files that no recovery needs any more.

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use crate::clients::LocalClients;
 use crate::config::dynamic;
 use crate::disk::{Disk, Outcome, Written};
+use crate::limits;
 use crate::net::Report;
 use crate::net::election::ElectionCommand;
 use crate::net::outbox::Connection;
@@ -271,6 +272,14 @@ impl Running {
             Outcome::Flushed(zxid) => self.input(Input::Flushed(zxid)),
             Outcome::Truncated(zxid) => self.input(Input::Truncated(zxid)),
             Outcome::SnapshotSaved(zxid) => self.input(Input::SnapshotSaved(zxid)),
+            Outcome::Full(full) => {
+                self.driver.shared.status.lock().disk_full = full;
+                if full {
+                    self.input(Input::Resign)
+                } else {
+                    Ok(())
+                }
+            }
             Outcome::Nothing => Ok(()),
         }
     }
@@ -358,12 +367,33 @@ impl Running {
                 link.wake();
             }
         }
+        self.watch_the_disk()?;
         self.publish();
         let spread = f64::from(self.clock().wall_ms as u16) / f64::from(u16::MAX);
         if self.driver.member.peer().is_serving()
             && let Some(disk) = &mut self.driver.disk
         {
             disk.maybe_snapshot(spread);
+        }
+        Ok(())
+    }
+
+    /// A leader whose disk hangs hands over: others can log what it cannot.
+    fn watch_the_disk(&mut self) -> anyhow::Result<()> {
+        let Some(disk) = &self.driver.disk else {
+            return Ok(());
+        };
+        let stuck_for = disk.log_stats().stuck_for();
+        let stuck = stuck_for >= Duration::from_millis(limits::DISK_STUCK_MS);
+        let was = std::mem::replace(&mut self.driver.shared.status.lock().disk_stuck, stuck);
+        if stuck && !was {
+            tracing::error!(
+                ms = stuck_for.as_millis() as u64,
+                "the disk hangs in a flush"
+            );
+            self.input(Input::Resign)?;
+        } else if was && !stuck {
+            tracing::info!("the disk works again");
         }
         Ok(())
     }

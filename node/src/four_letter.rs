@@ -269,6 +269,8 @@ fn mntr(shared: &Shared, status: &Status) -> String {
     line("packets_sent", &sent);
     line("num_alive_connections", &shared.metrics.connections());
     line("outstanding_requests", &status.outstanding);
+    line("disk_full", &u8::from(status.disk_full));
+    line("disk_stuck", &u8::from(status.disk_stuck));
     line("uptime", &shared.metrics.uptime().as_millis());
     {
         let replica = shared.replica.read();

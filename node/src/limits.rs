@@ -57,6 +57,12 @@ pub const COMMITTED_LOG_BYTES: usize = 64 * 1024 * 1024;
 /// Transactions that wait for one fsync are written together up to this many bytes.
 pub const LOG_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// Bytes of transactions that wait for room on a full disk. With more the process ends.
+pub const FULL_DISK_BYTES: usize = 256 * 1024 * 1024;
+
+/// A flush that takes longer, in ms, means that the disk hangs: a leader hands over.
+pub const DISK_STUCK_MS: u64 = 3_000;
+
 /// How far behind a broken record, in bytes, the torn remains of one unflushed batch can reach. What lies further was
 /// flushed earlier, so the log is damaged and not merely cut off by a crash. Far above [`LOG_BATCH_BYTES`], since the log
 /// may come from another server.

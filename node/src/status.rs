@@ -18,6 +18,10 @@ pub struct Status {
     pub leader: Option<ServerId>,
     /// The end of its log.
     pub last_logged: Zxid,
+    /// Whether the disk is full: nothing is logged, so nothing is acknowledged.
+    pub disk_full: bool,
+    /// Whether the disk hangs in a flush.
+    pub disk_stuck: bool,
     /// Requests that wait for their commit.
     pub outstanding: usize,
     /// On the leader: followers in sync.
@@ -43,6 +47,8 @@ impl Default for Status {
             epoch: Epoch(0),
             leader: None,
             last_logged: Zxid::ZERO,
+            disk_full: false,
+            disk_stuck: false,
             outstanding: 0,
             synced_followers: 0,
             synced_non_voting: 0,

@@ -53,7 +53,7 @@ pub struct StoreOptions {
 pub struct Opened {
     /// The directories, locked.
     pub dirs: DataDirs,
-    /// The epochs.
+    /// The epochs, noted in `marks`.
     pub epochs: EpochFiles,
     /// What is known to be on stable storage.
     pub marks: Marks,
@@ -135,7 +135,6 @@ fn begin(dirs: DataDirs, options: &StoreOptions) -> Result<Opened, StorageError>
         || doubt == Some(Doubt::Empty) && !options.others;
     let mut replica = Replica::new(options.tree);
     let standing = if is_new {
-        // A log alone would not be trusted.
         save(&dirs, &mut replica, false)?;
         Standing::Whole
     } else {
@@ -152,8 +151,7 @@ fn begin(dirs: DataDirs, options: &StoreOptions) -> Result<Opened, StorageError>
         doubt.standing()
     };
     let marks = Marks::create(dirs.log_dir(), Known::default())?;
-    let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?;
-    let epochs = epochs.with_marks(&marks)?;
+    let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?.with_marks(&marks)?;
     if is_new {
         doubt::remove(&dirs)?;
         for path in initialize {
@@ -185,7 +183,7 @@ fn load(
     let marks = Marks::create(
         dirs.log_dir(),
         Known {
-            flushed: last,
+            // What else was read need not be on stable storage before the log is opened for writing.
             installing: None,
             base: known
                 .and_then(|known| known.installing)
@@ -315,7 +313,11 @@ pub fn save(dirs: &DataDirs, replica: &mut Replica, to_install: bool) -> Result<
 }
 
 /// The history is whole and on stable storage: the server votes after a restart, too.
-pub fn trust(dirs: &DataDirs) -> Result<(), StorageError> {
+pub fn trust(dirs: &DataDirs, tree: TreeOptions) -> Result<(), StorageError> {
+    if dirs::snapshot_files(dirs.snap_dir())?.is_empty() {
+        // No leader's snapshot came: the log begins with the first transaction. Alone it would not be trusted.
+        save(dirs, &mut Replica::new(tree), false)?;
+    }
     doubt::remove(dirs)
 }
 
@@ -329,7 +331,7 @@ pub fn empty(dirs: &DataDirs) -> Result<(Marks, EpochFiles), StorageError> {
     )?;
     doubt::clear(dirs)?;
     let marks = Marks::create(dirs.log_dir(), Known::default())?;
-    let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?;
+    let epochs = EpochFiles::open(dirs.snap_dir(), Zxid::ZERO, Some(&marks))?.with_marks(&marks)?;
     Ok((marks, epochs))
 }
 

@@ -8,9 +8,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use bytes::Bytes;
-use node::storage::files::Dir;
+use node::storage::files::{Dir, FileSystem};
 use node::storage::log_reader::LogReader;
 use node::storage::log_writer::{LogEvent, LogWriter};
+use node::storage::simulated::{Keep, SimDisk};
 use node::storage::snapshot::{SnapshotTrailer, SnapshotWriter};
 use node::storage::txn_log::{LogOptions, TxnLog};
 use node_core::zxid::Zxid;
@@ -135,4 +136,55 @@ fn a_failure_is_fatal_reported_once_and_ends_the_thread() {
     log.barrier(1);
     assert!(events.recv_timeout(PATIENCE).is_err(), "the thread is gone");
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_full_disk_holds_the_log_up_until_there_is_room() {
+    let disk = SimDisk::new();
+    disk.create_dir_all(Path::new("/d")).unwrap();
+    let dir = disk.dir("/d");
+    disk.set_faults(|faults| faults.capacity = Some(100));
+    let (report, events) = channel();
+    let log = TxnLog::open(&dir, LogOptions::default()).unwrap();
+    let report = move |event| report.send(event).unwrap_or(());
+    let log = LogWriter::start(log, dir.clone(), Duration::from_secs(1), report).unwrap();
+    log.append(Zxid(1), txn(1));
+    let event = events.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(event, LogEvent::Flushed(Zxid(1))), "{event:?}");
+    log.append(Zxid(2), txn(2));
+    let event = events.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(event, LogEvent::Full(true)), "{event:?}");
+    log.append(Zxid(3), txn(3));
+    disk.set_faults(|faults| faults.capacity = None);
+    let event = events.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(event, LogEvent::Full(false)), "{event:?}");
+    let mut flushed = Zxid::ZERO;
+    while flushed < Zxid(3) {
+        match events.recv_timeout(PATIENCE).unwrap() {
+            LogEvent::Flushed(zxid) => flushed = zxid,
+            other => panic!("{other:?}"),
+        }
+    }
+    log.stop();
+    disk.crash(Keep::Nothing);
+    let read = LogReader::open(&dir, Zxid::ZERO).unwrap();
+    assert_eq!(read.map(Result::unwrap).count(), 3);
+}
+
+#[test]
+fn a_failed_flush_is_fatal_and_never_repeated() {
+    let disk = SimDisk::new();
+    disk.create_dir_all(Path::new("/d")).unwrap();
+    disk.set_faults(|faults| faults.sync_fails = Some("log.1".to_owned()));
+    let (report, events) = channel();
+    let log = TxnLog::open(&disk.dir("/d"), LogOptions::default()).unwrap();
+    let report = move |event| report.send(event).unwrap_or(());
+    let log = LogWriter::start(log, disk.dir("/d"), Duration::from_secs(1), report).unwrap();
+    log.append(Zxid(1), txn(1));
+    let event = events.recv_timeout(PATIENCE).unwrap();
+    assert!(
+        matches!(&event, LogEvent::Fatal(error) if error.is_damage() && error.to_string().starts_with("cannot flush /d/log.1")),
+        "{event:?}"
+    );
+    assert!(events.recv_timeout(PATIENCE).is_err(), "the thread is gone");
 }

@@ -18,8 +18,9 @@ use crate::election::vote::Vote;
 use crate::election::{Elected, Election};
 use crate::local::Local;
 use crate::proto::election::{Notification, PeerState};
-use crate::proto::quorum::{Packet, Proposal};
+use crate::proto::quorum::Packet;
 use crate::quorum::config::{MemberRole, QuorumConfig};
+pub use crate::standing::Recovered;
 use crate::standing::Standing;
 pub use crate::timing::Timing;
 use crate::zab::history::History;
@@ -63,23 +64,6 @@ impl PeerConfig {
             self.reconfig_enabled && last_seen_config.is_some_and(|c| c.is_voter(self.my_id));
         !self.is_observer() || self.observer_keeps_disk || will_vote
     }
-}
-
-/// What was found on disk.
-#[derive(Clone, Debug, Default)]
-pub struct Recovered {
-    /// The epoch that was agreed to.
-    pub accepted_epoch: Epoch,
-    /// The epoch of the history.
-    pub current_epoch: Epoch,
-    /// The end of the history; the tree is there too.
-    pub last_zxid: Zxid,
-    /// The end of the log without gaps, up to `last_zxid`: what learners can be brought up to date with.
-    pub recent: Vec<Proposal>,
-    /// A configuration that was proposed and not yet known to be committed.
-    pub last_seen_config: Option<QuorumConfig>,
-    /// Whether that is all that there ever was.
-    pub standing: Standing,
 }
 
 /// Connections that may wait for this server to be elected.

@@ -14,6 +14,8 @@ use crate::effect::Effect;
 use crate::election::vote::Vote;
 use crate::local::Local;
 use crate::proto::election::{Notification, PeerState};
+use crate::proto::quorum::Proposal;
+use crate::quorum::config::QuorumConfig;
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
 /// What a server knows of its history when it starts.
@@ -28,6 +30,23 @@ pub enum Standing {
     Lost,
 }
 
+/// What was found on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The epoch that was agreed to.
+    pub accepted_epoch: Epoch,
+    /// The epoch of the history.
+    pub current_epoch: Epoch,
+    /// The end of the history; the tree is there too.
+    pub last_zxid: Zxid,
+    /// The end of the log without gaps, up to `last_zxid`: what learners can be brought up to date with.
+    pub recent: Vec<Proposal>,
+    /// A configuration that was proposed and not yet known to be committed.
+    pub last_seen_config: Option<QuorumConfig>,
+    /// Whether that is all that there ever was.
+    pub standing: Standing,
+}
+
 /// The zxid that Apache's servers tell while they have no history: nobody counts their votes.
 const NO_HISTORY: Zxid = Zxid(-1);
 
@@ -38,6 +57,11 @@ impl Local {
     /// Whether it may vote.
     pub(crate) fn is_whole(&self) -> bool {
         self.standing == Standing::Whole
+    }
+
+    /// Whether it is a voter that may not vote.
+    pub(crate) fn is_mute(&self) -> bool {
+        !self.is_whole() && self.is_voter(self.my_id)
     }
 
     /// What it tells in an election while it may not vote.

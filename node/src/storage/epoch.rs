@@ -33,9 +33,9 @@ impl EpochFiles {
     /// Reads the files and checks them against the last transaction of the log, and against what is known to have been saved;
     /// a missing file is created with its epoch.
     ///
-    /// What is known is saved before the files are, so it is never too small unless another program wrote here. A greater
-    /// `acceptedEpoch` does no harm. A greater `currentEpoch` could win an election with a history that lacks something: it
-    /// is believed only if the log bears it out.
+    /// What is known is saved before the files are, so it is never too small unless another program wrote here. More in the
+    /// files is believed only if the log bears it out: a `currentEpoch` that is too great could win an election with a
+    /// history that lacks something, and with such an `acceptedEpoch` no leader is ever followed.
     pub fn open(dir: &Dir, last: Zxid, known: Option<&Marks>) -> Result<Self, StorageError> {
         let of_log = last.epoch();
         let found = |name: &str| match read(dir, &dir.join(name)) {
@@ -44,22 +44,20 @@ impl EpochFiles {
             found => found,
         };
         let saved = known.map(|marks| marks.known().epochs());
-        let current = found(CURRENT)?;
-        let lowest = saved.map(|saved| saved.current);
-        if let (Some(current), Some(saved)) = (current, lowest)
-            && current > saved
-            && of_log < current
-        {
-            return Err(mismatch(
-                dir,
-                format!(
-                    "currentEpoch is {current}, but {saved} was saved, and the log is of epoch {of_log}"
-                ),
-            ));
+        let (accepted, current) = (found(ACCEPTED)?, found(CURRENT)?);
+        let (promised, lowest) = (saved.map(|s| s.accepted), saved.map(|s| s.current));
+        for (name, found, saved) in [(ACCEPTED, accepted, promised), (CURRENT, current, lowest)] {
+            if let (Some(found), Some(saved)) = (found, saved)
+                && found > saved.max(of_log)
+            {
+                let what = format!(
+                    "{name} is {found}, but {saved} was saved, and the log is of epoch {of_log}"
+                );
+                return Err(mismatch(dir, what));
+            }
         }
         let mut wanted = current.max(lowest).unwrap_or(of_log);
-        let accepted = found(ACCEPTED)?;
-        let promised = accepted.max(saved.map(|saved| saved.accepted));
+        let promised = accepted.max(promised);
         if of_log > wanted {
             // Apache writes `.tmp`, then logs, then renames: a crash in between leaves the right value there. This server
             // saves an epoch after its history: a crash in between leaves transactions of an epoch that was promised and

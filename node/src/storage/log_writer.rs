@@ -6,13 +6,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use node_core::zxid::Zxid;
+use parking_lot::Mutex;
 
 use super::StorageError;
 use super::files::Dir;
@@ -21,6 +22,9 @@ use crate::limits;
 
 /// How often it is noted how far the log was flushed, while there is more to write.
 const MARK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long the log waits before it looks for room again.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the log thread is told to do.
 enum Command {
@@ -45,6 +49,8 @@ pub enum LogEvent {
     TruncateRefused(StorageError),
     /// Everything before this barrier is done.
     Barrier(u64),
+    /// The disk is full, or has room again. While it is full nothing is flushed, and nothing is lost.
+    Full(bool),
     /// A write or a flush failed. What is on the disk is unknown and nothing more is written: the process must end.
     Fatal(StorageError),
 }
@@ -59,6 +65,9 @@ pub struct LogStats {
     transactions: AtomicU64,
     bytes: AtomicU64,
     queued_bytes: AtomicUsize,
+    /// Since when the disk works on a flush.
+    busy: Mutex<Option<Instant>>,
+    stopping: AtomicBool,
 }
 
 impl LogStats {
@@ -102,6 +111,13 @@ impl LogStats {
     /// Bytes of transactions that were handed over and are not written yet.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How long the disk has been working on the flush that it works on now.
+    pub fn stuck_for(&self) -> Duration {
+        self.busy
+            .lock()
+            .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Starts the maximum anew, as the four-letter word `srst` does.
@@ -216,6 +232,7 @@ impl LogWriter {
 
 impl Drop for LogWriter {
     fn drop(&mut self) {
+        self.stats.stopping.store(true, Ordering::Relaxed);
         self.send(Command::Stop);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -310,8 +327,37 @@ impl<R: FnMut(LogEvent)> Thread<R> {
         Ok(())
     }
 
+    /// Waits for room as long as what waits fits into the memory that it may take.
+    fn flush_when_there_is_room(&mut self) -> Result<Option<Flush>, StorageError> {
+        let mut was_full = false;
+        loop {
+            *self.stats.busy.lock() = Some(Instant::now());
+            let flushed = self.log.flush();
+            *self.stats.busy.lock() = None;
+            let gives_up = self.stats.stopping.load(Ordering::Relaxed)
+                || self.stats.queued_bytes() > limits::FULL_DISK_BYTES;
+            match flushed {
+                Err(error @ StorageError::LogFull { .. }) if !gives_up => {
+                    if !was_full {
+                        tracing::error!(%error, "nothing is acknowledged until there is room");
+                        (self.report)(LogEvent::Full(true));
+                    }
+                    was_full = true;
+                    std::thread::sleep(FULL_PAUSE);
+                }
+                other => {
+                    if was_full {
+                        tracing::info!("the disk has room again: the log goes on");
+                        (self.report)(LogEvent::Full(false));
+                    }
+                    return other;
+                }
+            }
+        }
+    }
+
     fn flush(&mut self) -> Result<(), StorageError> {
-        if let Some(flush) = self.log.flush()? {
+        if let Some(flush) = self.flush_when_there_is_room()? {
             self.stats.count(&flush, self.slow);
             if let Some(zxid) = self.unreported.take() {
                 (self.report)(LogEvent::Flushed(zxid));

@@ -212,6 +212,12 @@ pub enum StorageError {
         /// What is damaged.
         damage: Box<Self>,
     },
+    /// There is no room for what waits to be logged. Nothing of it was written, so it may be tried again.
+    #[error("the disk of {} is full: transactions wait until there is room", path.display())]
+    LogFull {
+        /// The log file.
+        path: PathBuf,
+    },
     /// The log was used after a failed write.
     #[error("the transaction log failed before; nothing more is written to it")]
     LogFailed,
@@ -258,7 +264,18 @@ impl StorageError {
             | Self::WrongDirectory { .. }
             | Self::TruncateTarget { .. }
             | Self::EpochBackwards { .. }
+            | Self::LogFull { .. }
             | Self::LogFailed => false,
+        }
+    }
+
+    /// The same error, unless it is that the disk is full.
+    pub(crate) fn or_full(self) -> Self {
+        match self {
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Self::LogFull { path }
+            }
+            other => other,
         }
     }
 

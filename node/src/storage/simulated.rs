@@ -2,8 +2,8 @@
 //!
 //! Each file has two contents: what the process sees, and what is on stable storage, with the writes between them in their
 //! order. Each directory likewise has names that are only seen, and names that last. A crash keeps, of what was not
-//! flushed, nothing, all, or any part that a disk may leave: each write sector by sector, each change of a name or a
-//! length for itself. Cloning gives another handle to the same disk.
+//! flushed, nothing, all, or any part that a disk may leave: each sector as it was after some of the writes to it, each
+//! change of a name for itself. Cloning gives another handle to the same disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -110,19 +110,54 @@ impl Write {
         }
     }
 
-    /// The parts that reach the disk one by one.
-    fn sectors(&self) -> Vec<Self> {
+    /// The part that lies in a sector.
+    fn in_sector(&self, sector: usize) -> Option<Self> {
         let Self::Bytes(at, bytes) = self else {
-            return vec![self.clone()];
+            return None;
         };
-        let mut parts = Vec::new();
-        let (mut from, end) = (*at, at + bytes.len());
-        while from < end {
-            let to = ((from / SECTOR + 1) * SECTOR).min(end);
-            parts.push(Self::Bytes(from, bytes[from - at..to - at].to_vec()));
-            from = to;
+        let from = (sector * SECTOR).max(*at);
+        let to = ((sector + 1) * SECTOR).min(at + bytes.len());
+        (from < to).then(|| Self::Bytes(from, bytes[from - at..to - at].to_vec()))
+    }
+
+    fn end(&self) -> usize {
+        match self {
+            Self::Bytes(at, bytes) => at + bytes.len(),
+            Self::Len(len) => *len,
         }
-        parts
+    }
+}
+
+impl Content {
+    /// After a crash. Each sector is as it was after some of the writes to it, the length as after some of the changes.
+    fn settle(&mut self, keep: Keep, dice: &mut Dice) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let all = waiting.len() as u64;
+        let mut reached = || match keep {
+            Keep::Nothing => 0,
+            Keep::All => all,
+            // The ends of the range are what happens most.
+            Keep::Some(_) => (dice.next() % (3 * all + 1)).min(all) * (dice.next() % 2),
+        };
+        let longest = waiting.iter().map(Write::end).max().unwrap_or(0);
+        let of_length = reached();
+        let of_sector: Vec<u64> = (0..=longest / SECTOR).map(|_| reached()).collect();
+        for (nth, write) in (0_u64..).zip(&waiting) {
+            if let Write::Len(_) = write {
+                if nth < of_length {
+                    write.apply(&mut self.lasting);
+                }
+                continue;
+            }
+            for (sector, reached) in of_sector.iter().enumerate() {
+                if nth < *reached
+                    && let Some(part) = write.in_sector(sector)
+                {
+                    part.apply(&mut self.lasting);
+                }
+            }
+        }
+        self.seen = self.lasting.clone();
     }
 }
 
@@ -207,18 +242,7 @@ impl SimDisk {
             }
         }
         for content in state.files.values_mut() {
-            let seldom = 2 + dice.next() % 3;
-            for write in std::mem::take(&mut content.waiting) {
-                let torn = write.sectors().into_iter();
-                for part in torn.filter(|_| match keep {
-                    Keep::Nothing => false,
-                    Keep::All => true,
-                    Keep::Some(_) => !dice.one_in(seldom),
-                }) {
-                    part.apply(&mut content.lasting);
-                }
-            }
-            content.seen = content.lasting.clone();
+            content.settle(keep, &mut dice);
         }
         state.names = names.clone();
         state.lasting = names;

@@ -258,13 +258,10 @@ impl SealedReader<'_> {
     /// Reads on until `wanted` bytes are there or the file ends.
     fn fill(&mut self, wanted: usize) -> Result<(), StorageError> {
         while self.chunk.len() < wanted && !self.ended {
-            let old = self.chunk.len();
-            self.chunk.resize(old + limits::SNAPSHOT_CHUNK_BYTES, 0);
-            let read = self.input.read(&mut self.chunk[old..]);
-            self.chunk.truncate(old + *read.as_ref().unwrap_or(&0));
+            let chunk = limits::SNAPSHOT_CHUNK_BYTES as u64;
+            let read = (&mut self.input).take(chunk).read_to_end(&mut self.chunk);
             match read {
                 Ok(n) => self.ended = n == 0,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // What a decompressor says about wrong bytes is a fault of the file, not of the disk.
                 Err(e) if e.raw_os_error().is_none() => {
                     return Err(self.invalid(format!("it is cut off or broken: {e}")));

@@ -118,6 +118,9 @@ impl TxnLog {
             let (first, last) = (newest.zxid, self.last);
             ends::add(&self.dir, End { first, last })?;
         }
+        // Opening the log has flushed it.
+        marks.flushed(self.last);
+        marks.flush()?;
         self.marks = Some(marks);
         Ok(self)
     }
@@ -167,7 +170,9 @@ impl TxnLog {
             return Ok(None);
         }
         let flushed = self.write();
-        self.failed = flushed.is_err();
+        // A write that found no room has changed nothing and may be repeated; a flush never.
+        self.failed =
+            matches!(&flushed, Err(error) if !matches!(error, StorageError::LogFull { .. }));
         flushed.map(Some)
     }
 
@@ -283,7 +288,7 @@ impl TxnLog {
         open.reserve(needed, self.options.preallocate_bytes);
         open.file
             .write_at(&self.buffer, open.position)
-            .map_err(StorageError::io("write", &open.path))?;
+            .map_err(|e| StorageError::io("write", &open.path)(e).or_full())?;
         let is_first = !open.published;
         let sync_time = if self.options.force_sync {
             open.sync(&self.dir)?
@@ -391,9 +396,11 @@ impl OpenFile {
     fn create(dir: &Dir, first: Zxid) -> Result<Self, StorageError> {
         let path = dirs::data_path(dir, LOG, first);
         // A file of that name would hold this transaction already: never overwrite it.
-        let file = dir.write(&path, Open::New)?;
-        file.write_at(&file_header(), 0)
-            .map_err(StorageError::io("write", &path))?;
+        let file = dir.write(&path, Open::New).map_err(StorageError::or_full)?;
+        if let Err(e) = file.write_at(&file_header(), 0) {
+            dir.remove(&path)?;
+            return Err(StorageError::io("write", &path)(e).or_full());
+        }
         let header = FILE_HEADER as u64;
         Ok(Self {
             file,

@@ -93,7 +93,7 @@ impl Election {
     }
 
     fn own_vote(&self, local: &Local) -> Vote {
-        if !local.is_whole() && local.is_voter(local.my_id) {
+        if local.is_mute() {
             return local.unwhole_vote();
         }
         if local.only_observes() {
@@ -195,7 +195,7 @@ impl Election {
             versioned: n.version > 0,
         };
         match n.state {
-            PeerState::Looking if !local.is_whole() && local.is_voter(local.my_id) => {
+            PeerState::Looking if local.is_mute() => {
                 self.hear_unwhole(now, local, from, n, effects)
             }
             PeerState::Looking => self.hear_looking(now, local, from, heard, effects),
@@ -224,6 +224,7 @@ impl Election {
         }
         self.own = self.own_vote(local);
         self.proposal = self.own;
+        self.quiet_since = now;
         self.tell_all(local, effects);
         self.decide(now, local)
     }
@@ -270,6 +271,9 @@ impl Election {
 
     /// Changes to the best vote that this server may give, and tells it. Whether it changed.
     fn reconsider(&mut self, now: Time, local: &Local, effects: &mut Vec<Effect>) -> bool {
+        if local.is_mute() {
+            return false;
+        }
         let mut best = self.best(now, local);
         // A vote stands when who told of it has changed its mind.
         if self.may_elect(now, local, self.proposal) {
@@ -420,8 +424,7 @@ impl Election {
             };
             id == local.my_id || (self.received.get(&id).is_some_and(votes) && local.reaches(id))
         };
-        let votes = local.is_whole() || !local.is_voter(local.my_id);
-        if !votes || self.proposal.leader == Vote::NOBODY || !local.is_quorum(agrees) {
+        if local.is_mute() || self.proposal.leader == Vote::NOBODY || !local.is_quorum(agrees) {
             self.decide_at = None;
             return None;
         }

@@ -254,7 +254,7 @@ impl Disk {
     pub(crate) fn trust(&mut self) -> Result<(), StorageError> {
         self.is_spoilt = false;
         match &self.open {
-            Some(open) => store::trust(&open.dirs),
+            Some(open) => store::trust(&open.dirs, TreeOptions::default()),
             None => Ok(()),
         }
     }

@@ -54,7 +54,9 @@ pub enum Work {
     },
     /// Close a connection, after what was said to it before.
     Close(ConnectionId),
-    /// Close every connection.
+    /// Serve no more. The connections stay open; what comes by them waits.
+    Hold,
+    /// Serve no more, and close every connection.
     CloseAll,
     /// Serve clients from now on.
     Serve,
@@ -78,9 +80,11 @@ pub trait Clients {
     fn connected(&mut self, to: ConnectionId, response: &ConnectResponse);
     /// Close after what was said before.
     fn close(&mut self, connection: ConnectionId);
-    /// Close all.
+    /// Serve no more; all that is not a ping waits.
+    fn hold(&mut self);
+    /// Serve no more, and close all.
     fn close_all(&mut self);
-    /// Serve.
+    /// Serve, also what waits.
     fn serve(&mut self);
 }
 
@@ -110,7 +114,7 @@ pub fn perform(
                 clients.event(&event.connections, zxid, event.event, &event.path);
             }
             if let Some((pending, connection)) =
-                waiting.and_then(|p| Some((p.clone(), p.connection?)))
+                waiting.and_then(|p| p.connection.map(|connection| (p, connection)))
             {
                 match (connected, applied.result) {
                     (Some(response), Ok(_)) => clients.connected(connection, &response),
@@ -143,6 +147,7 @@ pub fn perform(
             }
         }
         Work::Close(connection) => clients.close(connection),
+        Work::Hold => clients.hold(),
         Work::CloseAll => clients.close_all(),
         Work::Serve => clients.serve(),
     }

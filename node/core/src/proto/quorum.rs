@@ -13,6 +13,9 @@ use crate::zxid::{Epoch, ServerId, SessionId, Zxid};
 /// The only protocol that is spoken ("Zab 1.0", since 3.4).
 pub const PROTOCOL_VERSION: i32 = 0x10000;
 
+/// After the protocol's number in LEADERINFO: this leader records moves of clients. ("move")
+const RECORDS_MOVES: i32 = 0x6d6f_7665;
+
 record! {
     /// The record on the wire.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +165,9 @@ pub enum Packet {
         epoch: Epoch,
         /// [`PROTOCOL_VERSION`].
         protocol: i32,
+        /// Whether it writes into the history when a client moves with its session. Apache's leaders do not, and its
+        /// learners pass over what says so.
+        records_moves: bool,
     },
     /// learner → leader: agreed.
     AckEpoch {
@@ -266,11 +272,17 @@ impl Packet {
                 accepted_epoch.start(),
                 Some(jute::encode(info)),
             ),
-            Self::LeaderInfo { epoch, protocol } => plain(
-                kind::LEADER_INFO,
-                epoch.start(),
-                Some(jute::encode(protocol)),
-            ),
+            Self::LeaderInfo {
+                epoch,
+                protocol,
+                records_moves,
+            } => {
+                let mut data = BytesMut::from(&jute::encode(protocol)[..]);
+                if *records_moves {
+                    RECORDS_MOVES.write(&mut data);
+                }
+                plain(kind::LEADER_INFO, epoch.start(), Some(data.freeze()))
+            }
             Self::AckEpoch {
                 last_zxid,
                 current_epoch,
@@ -355,10 +367,14 @@ impl Packet {
                 accepted_epoch: epoch_start(zxid)?,
                 info: jute::decode(bytes)?,
             },
-            kind::LEADER_INFO => Self::LeaderInfo {
-                epoch: epoch_start(zxid)?,
-                protocol: jute::decode(bytes)?,
-            },
+            kind::LEADER_INFO => {
+                let mut input = Reader::new(bytes);
+                Self::LeaderInfo {
+                    epoch: epoch_start(zxid)?,
+                    protocol: input.read()?,
+                    records_moves: input.read::<i32>().is_ok_and(|more| more == RECORDS_MOVES),
+                }
+            }
             kind::ACK_EPOCH => {
                 let epoch: i32 = jute::decode(bytes)?;
                 Self::AckEpoch {

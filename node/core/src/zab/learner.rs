@@ -55,6 +55,8 @@ pub(crate) struct Learner {
     acked: Zxid,
     /// What NEWLEADER said; it counts from UPTODATE on.
     config: Option<QuorumConfig>,
+    /// Whether the leader writes into the history when a client moves.
+    records_moves: bool,
 }
 
 impl Learner {
@@ -78,6 +80,7 @@ impl Learner {
             committed: Zxid::ZERO,
             acked: Zxid::ZERO,
             config: None,
+            records_moves: false,
         }
     }
 
@@ -258,7 +261,12 @@ impl Learner {
             return Ok(());
         }
         match packet {
-            Packet::LeaderInfo { epoch, .. } if self.state == State::AwaitingLeaderInfo => {
+            Packet::LeaderInfo {
+                epoch,
+                records_moves,
+                ..
+            } if self.state == State::AwaitingLeaderInfo => {
+                self.records_moves = records_moves;
                 self.agree(local, epoch, effects)
             }
             Packet::Diff(_) if self.state == State::AwaitingSync => {
@@ -540,7 +548,9 @@ impl Learner {
             leader: Some(self.leader),
             why: "in sync with the leader".into(),
         }));
-        effects.push(Effect::Serving(true));
+        effects.push(Effect::Serve {
+            records_moves: self.records_moves,
+        });
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use node_core::proto::code::ErrorCode;
 use node_core::proto::data::Acl;
 use node_core::session::password;
 use node_core::watch::ConnectionId;
-use node_core::zxid::{SessionId, Zxid};
+use node_core::zxid::{ServerId, SessionId, Zxid};
 
 use crate::checkers::Checkers;
 use crate::model::Answer;
@@ -69,6 +69,8 @@ pub(crate) struct Client {
     /// Nodes that it has made.
     known: Vec<String>,
     silent_until: u64,
+    /// The one server that it calls.
+    pub(crate) only: Option<ServerId>,
     /// Writes that were answered.
     pub(crate) answered: u64,
 }
@@ -86,6 +88,10 @@ pub(crate) struct Counts {
     pub(crate) sessions: u64,
     pub(crate) moved: u64,
     pub(crate) expired: u64,
+    /// Connections that went on with the next leader.
+    pub(crate) kept: u64,
+    /// Requests that another leader got once more.
+    pub(crate) resent: u64,
 }
 
 impl Counts {
@@ -101,6 +107,8 @@ impl Counts {
         self.sessions += run.sessions;
         self.moved += run.moved;
         self.expired += run.expired;
+        self.kept += run.kept;
+        self.resent += run.resent;
     }
 }
 
@@ -216,7 +224,7 @@ impl Client {
         })
     }
 
-    fn lose_session(&mut self) {
+    pub(crate) fn lose_session(&mut self) {
         self.session = None;
         self.last_zxid = Zxid::ZERO;
         self.xid = 0;
@@ -224,7 +232,24 @@ impl Client {
         self.known.clear();
     }
 
-    fn disconnect(&mut self) {
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        self.connection
+    }
+
+    pub(crate) fn timeout_ms(&self) -> u64 {
+        self.timeout_ms as u64
+    }
+
+    /// How many of its requests are not answered.
+    pub(crate) fn waits_for(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(crate) fn disconnect(&mut self) {
         self.connection = None;
         self.is_open = false;
         self.in_flight.clear();
@@ -388,9 +413,10 @@ impl World {
     }
 
     /// Calls a server. A client that moves leaves its old connection as it is.
-    fn connect(&mut self, index: usize, moves: bool) {
+    pub(crate) fn connect(&mut self, index: usize, moves: bool) {
         let ids = self.ids();
-        let to = self.rng.pick(&ids).unwrap();
+        let any = self.rng.pick(&ids).unwrap();
+        let to = self.clients[index].only.unwrap_or(any);
         if moves {
             self.counts.moved += 1;
             // What is still on its way races with the move.
@@ -424,7 +450,7 @@ impl World {
     }
 
     /// Ends the connection; `quietly`: the server does not hear of it soon.
-    fn leave(&mut self, index: usize, quietly: bool) {
+    pub(crate) fn leave(&mut self, index: usize, quietly: bool) {
         if let Some(id) = self.clients[index].connection {
             self.clients[index].disconnect();
             let pause = if quietly { self.rng.range(0, 3000) } else { 0 };
@@ -435,7 +461,7 @@ impl World {
         }
     }
 
-    fn request(&mut self, index: usize, request: Request) {
+    pub(crate) fn request(&mut self, index: usize, request: Request) {
         let acknowledged = self.acknowledged;
         let client = &mut self.clients[index];
         let (id, session) = (client.connection.unwrap(), client.session.unwrap());

@@ -591,7 +591,9 @@ impl Leader {
             leader: Some(local.my_id),
             why: "a quorum has the history".into(),
         }));
-        effects.push(Effect::Serving(true));
+        effects.push(Effect::Serve {
+            records_moves: true,
+        });
         if !local.may_stand() {
             return Err(Leave::look("the configuration has another leader"));
         }
@@ -660,6 +662,7 @@ fn send_epoch(epoch: Epoch, link: LinkId, effects: &mut Vec<Effect>) {
         packet: Packet::LeaderInfo {
             epoch,
             protocol: PROTOCOL_VERSION,
+            records_moves: true,
         },
     });
 }

@@ -94,8 +94,8 @@ pub const PEER_PROBE_S: u64 = 1;
 pub const ELECTION_RECALL_MS: u64 = 1_000;
 
 /// How long a call to an elected leader may take, in ms, where `cnxTimeout` is not less: one that does not answer within
-/// a second is not reached, and the others may be able to elect another.
-pub const LEADER_DIAL_MS: u64 = 1_000;
+/// half a second, on whatever network, is not reached, and the others may be able to elect another.
+pub const LEADER_DIAL_MS: u64 = 500;
 
 /// How long a quorum connection that this server closes waits for the other side to close, in ms.
 pub const LINK_CLOSE_MS: u64 = 2_000;

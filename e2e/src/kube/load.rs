@@ -154,7 +154,7 @@ impl<'a> Load<'a> {
             verdict.nodes
         ));
         self.namespace
-            .kubectl(&["delete", "pod", &self.pod, "--wait=false"])?;
+            .kubectl(&["delete", "pod", &self.pod, "--grace-period=1"])?;
         Ok(verdict)
     }
 }

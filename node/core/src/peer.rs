@@ -502,7 +502,10 @@ impl Peer {
 
     /// Ends a role.
     fn leave(&mut self, now: Time, why: String, resigned: bool, effects: &mut Vec<Effect>) {
-        let leader = self.leader().filter(|leader| *leader != self.local.my_id);
+        // Whom nobody has followed makes way too.
+        let leader = self
+            .leader()
+            .filter(|leader| *leader != self.local.my_id || !self.is_serving());
         match &self.role {
             Role::Leading(leader) => leader.close(effects),
             Role::Following(learner) | Role::Observing(learner) => learner.close(effects),

@@ -67,9 +67,9 @@ impl Default for Timing {
             dial_attempts: 5,
             // A leader that is there accepts within milliseconds. One of Apache's opens its port only when it knows that
             // it is elected: 200 ms after the first who knows.
-            connect_ms: 1500,
+            connect_ms: 1000,
             // All who elected it know it within some 200 ms of each other and connect at once.
-            discovery_ms: 2000,
+            discovery_ms: 1500,
             early_learner_ms: 1000,
             resign_ms: 2000,
         }

@@ -255,7 +255,7 @@ impl Election {
     }
 
     fn best(&self, now: Time, local: &Local) -> Vote {
-        let heard = self.looking().map(|(_, vote)| vote);
+        let heard = self.others().map(|(_, vote)| vote);
         heard
             .chain([self.own])
             .filter(|vote| self.may_elect(now, local, *vote))
@@ -263,20 +263,17 @@ impl Election {
             .unwrap_or(self.own)
     }
 
-    /// The votes of others that look for a leader in this round.
-    fn looking(&self) -> impl Iterator<Item = (ServerId, Vote)> {
-        let looking = |(_, heard): &(&ServerId, &Heard)| heard.state == PeerState::Looking;
-        self.received
-            .iter()
-            .filter(looking)
-            .map(|(id, heard)| (*id, heard.vote))
+    /// The votes of others in this round. Those of servers that have elected somebody already count too: they may need
+    /// this server's to go on.
+    fn others(&self) -> impl Iterator<Item = (ServerId, Vote)> {
+        self.received.iter().map(|(id, heard)| (*id, heard.vote))
     }
 
     /// Whether this server may give a vote. This is the one place that judges candidates.
     fn may_elect(&self, now: Time, local: &Local, vote: Vote) -> bool {
         let id = vote.leader;
         if vote == self.own {
-            return !self.given_up.contains_key(&id);
+            return !self.given_up.contains_key(&id) && !local.avoids(now, id);
         }
         local.last_seen_config().may_lead(id)
             && (vote.peer_epoch, vote.zxid) >= (self.own.peer_epoch, self.own.zxid)
@@ -288,7 +285,7 @@ impl Election {
     /// Whether those who vote for it are a quorum together with this server.
     fn has_quorum(&self, local: &Local, vote: Vote) -> bool {
         let votes = |id: ServerId| self.received.get(&id).is_some_and(|v| v.vote == vote);
-        local.is_quorum(|id| id == local.my_id || votes(id))
+        local.is_quorum(|id| id == local.my_id || (votes(id) && local.reaches(id)))
     }
 
     /// When this server gives up its candidate: that has no quorum, the votes stand still, and there is another candidate
@@ -298,12 +295,12 @@ impl Election {
         let is_other = |vote: Vote| vote.leader != id && self.may_elect(now, local, vote);
         if id == Vote::NOBODY
             || self.has_quorum(local, self.proposal)
-            || !self.looking().any(|(_, vote)| is_other(vote))
+            || !self.others().any(|(_, vote)| is_other(vote))
         {
             return None;
         }
         let is_first = |(from, vote)| vote <= self.proposal || !local.reaches(from);
-        let waits = if self.looking().all(is_first) { 1 } else { 3 };
+        let waits = if self.others().all(is_first) { 1 } else { 3 };
         Some(self.quiet_since.after(waits * local.timing.give_up_ms))
     }
 
@@ -385,12 +382,12 @@ impl Election {
     /// Ends the election if a quorum votes as this server does: at once when everybody who can be reached does, else
     /// after a wait.
     fn decide(&mut self, now: Time, local: &Local) -> Option<Elected> {
+        // Who can't be reached any more will not follow, nor be followed together with.
         let agrees = |id: ServerId| {
-            id == local.my_id
-                || self.received.get(&id).is_some_and(|v| {
-                    v.vote == self.proposal
-                        && (v.state != PeerState::Looking || v.round == self.round)
-                })
+            let votes = |v: &Heard| {
+                v.vote == self.proposal && (v.state != PeerState::Looking || v.round == self.round)
+            };
+            id == local.my_id || (self.received.get(&id).is_some_and(votes) && local.reaches(id))
         };
         if self.proposal.leader == Vote::NOBODY || !local.is_quorum(agrees) {
             self.decide_at = None;

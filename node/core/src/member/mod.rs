@@ -346,7 +346,7 @@ impl Member {
         }
         out.work(Work::Apply {
             entry,
-            waiting,
+            waiting: waiting.and_then(|pending| pending.waiter()),
             connected,
             closing,
         });

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::ClientWrite;
+use super::work::Waiter;
 use crate::proto::client::OpCode;
 use crate::proto::data::Id;
 use crate::watch::ConnectionId;
@@ -12,19 +13,30 @@ use crate::zxid::SessionId;
 
 /// A request that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
+pub(super) struct Pending {
     /// Who waits; `None` when the connection has ended meanwhile.
-    pub connection: Option<ConnectionId>,
+    pub(super) connection: Option<ConnectionId>,
     /// The client's number for it.
-    pub xid: i32,
+    pub(super) xid: i32,
     /// What it wants.
-    pub op: OpCode,
+    pub(super) op: OpCode,
     /// The rest of the frame, should it have to go to another leader.
     pub(super) body: Bytes,
     /// Who the connection had proved to be.
     pub(super) ids: Vec<Id>,
     /// For `sync`: only those before it are still missing.
     pub(super) answered: bool,
+}
+
+impl Pending {
+    /// Who is to be answered, if anybody is left.
+    pub(super) fn waiter(&self) -> Option<Waiter> {
+        Some(Waiter {
+            connection: self.connection?,
+            xid: self.xid,
+            op: self.op,
+        })
+    }
 }
 
 #[derive(Debug, Default)]

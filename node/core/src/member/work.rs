@@ -11,7 +11,16 @@ use crate::replica::Replica;
 use crate::watch::{ConnectionId, WatchTable};
 use crate::zxid::Zxid;
 
-pub use super::pipeline::Pending;
+/// The client of this server that a transaction answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Its number for the request.
+    pub xid: i32,
+    /// What it wants.
+    pub op: OpCode,
+}
 
 /// One thing to be done.
 #[derive(Clone, Debug)]
@@ -21,7 +30,7 @@ pub enum Work {
         /// The transaction.
         entry: TxnEntry,
         /// The request of a client of this server that it answers.
-        waiting: Option<Pending>,
+        waiting: Option<Waiter>,
         /// If that was a new session: what the client hears.
         connected: Option<ConnectResponse>,
         /// The connection of the session that it ends.
@@ -113,14 +122,17 @@ pub fn perform(
             for event in fired {
                 clients.event(&event.connections, zxid, event.event, &event.path);
             }
-            if let Some((pending, connection)) =
-                waiting.and_then(|p| p.connection.map(|connection| (p, connection)))
+            if let Some(Waiter {
+                connection,
+                xid,
+                op,
+            }) = waiting
             {
                 match (connected, applied.result) {
                     (Some(response), Ok(_)) => clients.connected(connection, &response),
                     (_, Err(ErrorCode::SESSION_MOVED)) => clients.close(connection),
-                    (_, Err(_)) if pending.op == OpCode::CreateSession => clients.close(connection),
-                    (_, result) => clients.reply(connection, pending.xid, zxid, &result),
+                    (_, Err(_)) if op == OpCode::CreateSession => clients.close(connection),
+                    (_, result) => clients.reply(connection, xid, zxid, &result),
                 }
             }
             if let Some(connection) = closing {

@@ -16,6 +16,36 @@ pub const PROTOCOL_VERSION: i32 = 0x10000;
 /// After the protocol's number in LEADERINFO: this leader records moves of clients. ("move")
 const RECORDS_MOVES: i32 = 0x6d6f_7665;
 
+/// What a leader says of itself in LEADERINFO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderInfo {
+    /// [`PROTOCOL_VERSION`].
+    pub protocol: i32,
+    /// Whether it writes into the history when a client moves with its session. Apache's leaders do not, and its learners
+    /// pass over what says so.
+    pub records_moves: bool,
+}
+
+impl Jute for LeaderInfo {
+    const MIN_LEN: usize = 4;
+
+    fn read(input: &mut Reader) -> Result<Self, DecodeError> {
+        let protocol = input.read()?;
+        let rest = input.rest();
+        Ok(Self {
+            protocol,
+            records_moves: rest == RECORDS_MOVES.to_be_bytes()[..],
+        })
+    }
+
+    fn write(&self, out: &mut BytesMut) {
+        self.protocol.write(out);
+        if self.records_moves {
+            RECORDS_MOVES.write(out);
+        }
+    }
+}
+
 record! {
     /// The record on the wire.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,11 +193,8 @@ pub enum Packet {
     LeaderInfo {
         /// The new epoch.
         epoch: Epoch,
-        /// [`PROTOCOL_VERSION`].
-        protocol: i32,
-        /// Whether it writes into the history when a client moves with its session. Apache's leaders do not, and its
-        /// learners pass over what says so.
-        records_moves: bool,
+        /// What it speaks.
+        leader: LeaderInfo,
     },
     /// learner → leader: agreed.
     AckEpoch {
@@ -272,16 +299,8 @@ impl Packet {
                 accepted_epoch.start(),
                 Some(jute::encode(info)),
             ),
-            Self::LeaderInfo {
-                epoch,
-                protocol,
-                records_moves,
-            } => {
-                let mut data = BytesMut::from(&jute::encode(protocol)[..]);
-                if *records_moves {
-                    RECORDS_MOVES.write(&mut data);
-                }
-                plain(kind::LEADER_INFO, epoch.start(), Some(data.freeze()))
+            Self::LeaderInfo { epoch, leader } => {
+                plain(kind::LEADER_INFO, epoch.start(), Some(jute::encode(leader)))
             }
             Self::AckEpoch {
                 last_zxid,
@@ -367,14 +386,10 @@ impl Packet {
                 accepted_epoch: epoch_start(zxid)?,
                 info: jute::decode(bytes)?,
             },
-            kind::LEADER_INFO => {
-                let mut input = Reader::new(bytes);
-                Self::LeaderInfo {
-                    epoch: epoch_start(zxid)?,
-                    protocol: input.read()?,
-                    records_moves: input.read::<i32>().is_ok_and(|more| more == RECORDS_MOVES),
-                }
-            }
+            kind::LEADER_INFO => Self::LeaderInfo {
+                epoch: epoch_start(zxid)?,
+                leader: jute::decode(bytes)?,
+            },
             kind::ACK_EPOCH => {
                 let epoch: i32 = jute::decode(bytes)?;
                 Self::AckEpoch {

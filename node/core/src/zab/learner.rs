@@ -261,12 +261,8 @@ impl Learner {
             return Ok(());
         }
         match packet {
-            Packet::LeaderInfo {
-                epoch,
-                records_moves,
-                ..
-            } if self.state == State::AwaitingLeaderInfo => {
-                self.records_moves = records_moves;
+            Packet::LeaderInfo { epoch, leader } if self.state == State::AwaitingLeaderInfo => {
+                self.records_moves = leader.records_moves;
                 self.agree(local, epoch, effects)
             }
             Packet::Diff(_) if self.state == State::AwaitingSync => {

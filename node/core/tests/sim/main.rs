@@ -8,6 +8,7 @@
 mod checkers;
 mod client;
 mod disk;
+mod failover;
 mod model;
 mod network;
 mod node;

@@ -17,7 +17,7 @@ use super::sync::send_history;
 use crate::effect::{Answer, Effect, Leave, LinkId, RoleInfo};
 use crate::local::Local;
 use crate::proto::election::PeerState;
-use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet};
+use crate::proto::quorum::{LeaderInfo, LearnerInfo, PROTOCOL_VERSION, Packet};
 use crate::timing::Silence;
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
@@ -661,8 +661,10 @@ fn send_epoch(epoch: Epoch, link: LinkId, effects: &mut Vec<Effect>) {
         link,
         packet: Packet::LeaderInfo {
             epoch,
-            protocol: PROTOCOL_VERSION,
-            records_moves: true,
+            leader: LeaderInfo {
+                protocol: PROTOCOL_VERSION,
+                records_moves: true,
+            },
         },
     });
 }

@@ -1,5 +1,7 @@
 //! What the API server itself refuses, each with words that help; and what it accepts.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use e2e::kube::cluster::Cluster;
 use e2e::kube::ensemble::{Ensemble, KIND, Wanted};
@@ -8,6 +10,8 @@ use e2e::report::say;
 use serde_json::{Value, json};
 
 use crate::Stage;
+
+const PUBLISHED: Duration = Duration::from_secs(60);
 
 /// Nothing is done for it: only the API server is asked here.
 const PAUSED: &str = "  updatePolicy: {pause: true}\n  storage: {size: 2Gi, storageClass: directory, log: {size: 2Gi}}\n";
@@ -138,9 +142,12 @@ fn check_definition(cluster: &Cluster) -> Result<()> {
         };
         ensure!(condition["status"] == good, "{condition:#}");
     }
-    let words = cluster.kubectl(&["explain", "zke.spec.observers.replicas"])?;
-    ensure!(words.contains("How many"), "{words}");
-    Ok(())
+    // A new API server takes some seconds to publish the description of a new resource.
+    cluster.wait("kubectl explain to know zke", PUBLISHED, || {
+        let words = cluster.kubectl(&["explain", "zke.spec.observers.replicas"]);
+        let known = words.is_ok_and(|words| words.contains("How many"));
+        Ok(known.then_some(()))
+    })
 }
 
 /// The same rules let through what is meant.

@@ -140,6 +140,10 @@ impl Clients for LocalClients {
         }
     }
 
+    fn hold(&mut self) {
+        self.shared.serving.store(false, Ordering::Release);
+    }
+
     fn close_all(&mut self) {
         self.shared.serving.store(false, Ordering::Release);
         for connection in self.shared.connections.lock().values() {
@@ -149,5 +153,8 @@ impl Clients for LocalClients {
 
     fn serve(&mut self) {
         self.shared.serving.store(true, Ordering::Release);
+        for connection in self.shared.connections.lock().values() {
+            connection.changed.notify_one();
+        }
     }
 }

@@ -484,7 +484,8 @@ impl Running {
             Effect::RoleChanged(role) => self.role_changed(&role),
             Effect::Halt(line) => return Err(anyhow!("a rule of the protocol is broken: {line}")),
             Effect::Commit(_)
-            | Effect::Serving(_)
+            | Effect::Serve { .. }
+            | Effect::StopServing
             | Effect::LearnerRequest { .. }
             | Effect::LearnerRevalidate { .. }
             | Effect::LearnerTouched { .. }

@@ -196,8 +196,13 @@ pub enum Effect {
     Commit(Proposal),
     /// The role or its phase changed.
     RoleChanged(RoleInfo),
-    /// Start or stop to answer clients, and to take snapshots.
-    Serving(bool),
+    /// Start to answer clients, and to take snapshots: the whole history of the leader was committed.
+    Serve {
+        /// Whether the leader writes into the history when a client moves with its session.
+        records_moves: bool,
+    },
+    /// There is no leader to be in step with any more.
+    StopServing,
     /// On the leader: a learner's client wants something.
     LearnerRequest {
         /// The learner's connection.

@@ -521,7 +521,7 @@ impl Peer {
 
     fn look(&mut self, now: Time, why: String, resigned: bool, effects: &mut Vec<Effect>) {
         if self.is_serving() {
-            effects.push(Effect::Serving(false));
+            effects.push(Effect::StopServing);
         }
         self.announce(PeerState::Looking, None, why, effects);
         if self.local.history.is_truncating() {

@@ -141,6 +141,12 @@ impl SessionTracker {
         tracked.is_some_and(|tracked| !tracked.closing)
     }
 
+    /// Through which connection the session was heard last; `None` if not since this leader began.
+    #[must_use]
+    pub fn owner(&self, session: SessionId) -> Option<Owner> {
+        self.sessions.get(&session)?.owner
+    }
+
     /// May `owner` write for the session? The first one that asks becomes its owner.
     pub fn check(&mut self, session: SessionId, owner: Owner) -> SessionCheck {
         match self.sessions.get_mut(&session) {

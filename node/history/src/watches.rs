@@ -75,11 +75,9 @@ pub(crate) fn check(
             Event::Fired { session, path } => sessions.entry(*session).or_default().remove(path),
             Event::Disconnected {
                 session,
-                forgets_watches,
+                forgets_watches: true,
             } => {
-                if *forgets_watches {
-                    sessions.remove(session);
-                }
+                sessions.remove(session);
             }
             _ => {}
         }

@@ -106,7 +106,7 @@ struct Task {
 enum Pause {
     /// More bytes are needed.
     Input,
-    /// The driver has to answer, or the client to read, before the next request is looked at.
+    /// The driver has to answer, the client to read, or the server to have a leader, before the next request is looked at.
     Outbox,
     /// The server has to hear its leader, or its followers.
     Freshness,
@@ -215,7 +215,7 @@ impl Task {
             return self.end();
         }
         let len = u32::from_be_bytes(word) as usize;
-        if len > limits::CONNECT_REQUEST_BYTES || !self.shared.is_serving() {
+        if len > limits::CONNECT_REQUEST_BYTES {
             return self.end();
         }
         if self.input.len() < 4 + len {
@@ -266,7 +266,7 @@ impl Task {
     /// Answers reads and collects writes until something has to be waited for.
     fn requests(&mut self) -> Pause {
         loop {
-            if !self.shared.freshness.is_fresh() {
+            if self.shared.is_serving() && !self.shared.freshness.is_fresh() {
                 return Pause::Freshness;
             }
             let mut writes = Vec::new();
@@ -288,6 +288,9 @@ impl Task {
         let shared = self.shared.clone();
         let ids = connection.ids.lock().clone();
         let replica = shared.replica.read();
+        // While there is no leader the client hears that its server lives, and nothing else. The driver says so under the
+        // replica's lock.
+        let serving = shared.is_serving();
         let mut outbox = connection.outbox.lock();
         for _ in 0..BATCH {
             if outbox.closing || outbox.in_flight >= limits::CONNECTION_OUTSTANDING {
@@ -299,7 +302,12 @@ impl Task {
             let Some(op) = self.next_op()? else {
                 return Ok(Some(Pause::Input));
             };
-            if !op.is_some_and(OpCode::is_write) && outbox.in_flight > 0 {
+            let waits = if serving {
+                outbox.in_flight > 0 && !op.is_some_and(OpCode::is_write)
+            } else {
+                op != Some(OpCode::Ping)
+            };
+            if waits {
                 return Ok(Some(Pause::Outbox));
             }
             let goes_to_leader = op.is_some_and(|op| op.is_write() && op.is_client_request());

@@ -22,10 +22,12 @@ impl Member {
         replica: &Replica,
         out: &mut Output,
     ) {
+        if !self.is_serving() {
+            return self.arrive(clock.now, connection, request, out);
+        }
         // A client that has seen more than this server must find another one.
         let seen_here = self.committed.max(replica.last_zxid());
-        let lags = request.last_zxid_seen > seen_here && !mutant!(NoLastZxidSeen);
-        if !self.is_serving() || lags {
+        if request.last_zxid_seen > seen_here && !mutant!(NoLastZxidSeen) {
             out.work(Work::Close(connection));
             return;
         }
@@ -60,27 +62,33 @@ impl Member {
                 has_read_only,
             },
         );
-        let wanted = SessionTimeout {
-            session,
-            timeout_ms,
+        if let Some(old) = self.moving.insert(session, connection) {
+            self.clients.remove(&old);
+            out.work(Work::Close(old));
+        }
+        self.ask_for_session(clock, connection, replica, out);
+    }
+
+    /// Asks the leader whether the session that a client brought lives.
+    pub(super) fn ask_for_session(
+        &mut self,
+        clock: Clock,
+        connection: ConnectionId,
+        replica: &Replica,
+        out: &mut Output,
+    ) {
+        let Some(client) = self.clients.get(&connection) else {
+            return;
         };
-        match &mut self.service {
-            Service::Leader(_) => {
-                self.moved_here(clock.now, connection, wanted, out);
-            }
-            Service::Learner { moving, .. } => {
-                if let Some(old) = moving.insert(session, connection) {
-                    self.clients.remove(&old);
-                    out.work(Work::Close(old));
-                }
-                self.input(
-                    clock,
-                    Input::Forward(Forward::Revalidate(wanted)),
-                    replica,
-                    out,
-                );
-            }
-            Service::Stopped | Service::Settling => {}
+        let wanted = SessionTimeout {
+            session: client.session,
+            timeout_ms: client.timeout_ms,
+        };
+        if matches!(self.service, Service::Leader(_)) {
+            self.moved_here(clock, connection, wanted, replica, out);
+        } else {
+            let forward = Input::Forward(Forward::Revalidate(wanted));
+            self.input(clock, forward, replica, out);
         }
     }
 
@@ -107,10 +115,7 @@ impl Member {
     }
 
     pub(super) fn revalidated(&mut self, session: SessionId, valid: bool, out: &mut Output) {
-        let Service::Learner { moving, .. } = &mut self.service else {
-            return;
-        };
-        if let Some(connection) = moving.remove(&session) {
+        if let Some(connection) = self.moving.get(&session).copied() {
             self.answer_connect(connection, valid, out);
         }
     }
@@ -124,6 +129,7 @@ impl Member {
         let Some(client) = self.clients.get(&connection).copied() else {
             return;
         };
+        self.moving.remove(&client.session);
         if valid {
             if let Some(old) = self.by_session.insert(client.session, connection) {
                 self.closed(old);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Clock, Member, Output, Service};
+use super::{Clock, Member, Output, Service, moves};
 use crate::effect::{Answer, Input, LinkId};
 use crate::jute::Jute;
 use crate::prep::{Prep, ReconfigView, Stamp, WriteRequest};
@@ -197,45 +197,66 @@ impl Member {
         inputs.extend(proposal);
     }
 
+    /// A client has moved to a learner.
     pub(super) fn learner_revalidate(
         &mut self,
-        now: Time,
+        clock: Clock,
         link: LinkId,
         wanted: SessionTimeout,
         inputs: &mut VecDeque<Input>,
         out: &mut Output,
     ) {
-        let SessionTimeout {
-            session,
-            timeout_ms,
-        } = wanted;
-        // That it lives is certain only when nothing before can end it any more, and that it is dead only when its end
-        // is committed.
-        self.adopt(now, session, timeout_ms, Owner::Learner(link));
-        self.answer_later(Waits::Moved(link, session), inputs, out);
+        let owner = Owner::Learner(link);
+        let record = self.adopt(clock, wanted, owner, Waits::Moved(link, wanted.session));
+        inputs.extend(record);
+        self.answer_waiting(inputs, out);
     }
 
     /// A client has moved to this server.
     pub(super) fn moved_here(
         &mut self,
-        now: Time,
+        clock: Clock,
         connection: ConnectionId,
         wanted: SessionTimeout,
+        replica: &Replica,
         out: &mut Output,
     ) {
+        let waits = Waits::MovedHere(connection, wanted.session);
+        let record = self.adopt(clock, wanted, Owner::Local, waits);
+        self.input_if(clock, record, replica, out);
+        self.answer_waiting(&mut VecDeque::new(), out);
+    }
+
+    /// The session belongs to `owner` from now on. That it lives is certain only when nothing before can end it any more,
+    /// and that it is dead only when its end is committed: so the answer comes later. Gives the record of the move. A
+    /// leader that is about to hand over gives no answer: the next one will be asked.
+    fn adopt(
+        &mut self,
+        clock: Clock,
+        wanted: SessionTimeout,
+        owner: Owner,
+        waits: Waits,
+    ) -> Option<Input> {
         let SessionTimeout {
             session,
             timeout_ms,
         } = wanted;
-        self.adopt(now, session, timeout_ms, Owner::Local);
-        let waits = Waits::MovedHere(connection, session);
-        self.answer_later(waits, &mut VecDeque::new(), out);
-    }
-
-    fn adopt(&mut self, now: Time, session: SessionId, timeout_ms: i32, owner: Owner) {
-        if let Service::Leader(leading) = &mut self.service {
-            leading.sessions.revalidate(now, session, timeout_ms, owner);
+        let last = self.peer.last_logged();
+        let next = self.peer.next_zxid();
+        let Service::Leader(leading) = &mut self.service else {
+            return None;
+        };
+        let before = leading.sessions.owner(session);
+        let tracker = &mut leading.sessions;
+        let lives = tracker.revalidate(clock.now, session, timeout_ms, owner);
+        if !lives || before == Some(owner) {
+            leading.waiting.push_back((last, waits));
+            return None;
         }
+        let zxid = next?;
+        leading.waiting.push_back((zxid, waits));
+        let record = moves::record(session, zxid, clock.wall_ms);
+        Some(Input::Propose(record))
     }
 
     fn answer_later(&mut self, waits: Waits, inputs: &mut VecDeque<Input>, out: &mut Output) {

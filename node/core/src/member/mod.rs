@@ -5,7 +5,9 @@
 //! change it comes out as [`Work`], which the caller performs in order, many at a time ([`work`]).
 
 mod connect;
+mod hold;
 mod leading;
+mod moves;
 mod pipeline;
 pub mod work;
 
@@ -21,11 +23,13 @@ use crate::proto::code::ErrorCode;
 use crate::proto::data::{Id, SessionTimeout};
 use crate::proto::election::PeerState;
 use crate::proto::quorum::{ForwardedRequest, Proposal};
-use crate::proto::txn::TxnEntry;
+use crate::proto::txn::{TxnEntry, TxnHeader};
 use crate::replica::Replica;
 use crate::session::{Owner, SessionIds};
 use crate::watch::ConnectionId;
-use crate::zxid::{SessionId, Time, Zxid};
+use crate::zxid::{Epoch, SessionId, Time, Zxid};
+pub use hold::HOLD_MS;
+use hold::Hold;
 use leading::Leading;
 use pipeline::{Pending, Pipeline};
 use work::Work;
@@ -129,15 +133,14 @@ enum Service {
     /// There is no leader, or this server is not in step with it.
     Stopped,
     /// The replica is catching up with what was committed before.
-    Settling,
+    Settling {
+        /// Of the leader.
+        records_moves: bool,
+    },
     /// Through a leader.
     Learner {
-        /// Clients that brought their session here, until the leader has confirmed it.
-        moving: BTreeMap<SessionId, ConnectionId>,
         /// Syncs on their way, oldest first.
         syncs: VecDeque<(SessionId, i32)>,
-        /// Sessions that were active since the leader last asked.
-        touched: BTreeMap<SessionId, i32>,
     },
     /// As the leader.
     Leader(Box<Leading>),
@@ -158,8 +161,19 @@ pub struct Member {
     service: Service,
     ids: SessionIds,
     clients: BTreeMap<ConnectionId, Client>,
+    /// The connections that are open.
     by_session: BTreeMap<SessionId, ConnectionId>,
+    /// Clients that brought their session here, until the leader has confirmed it.
+    moving: BTreeMap<SessionId, ConnectionId>,
+    /// Sessions that were active since the leader last asked.
+    touched: BTreeMap<SessionId, i32>,
     pipeline: Pipeline,
+    /// While there is no leader: what becomes of the clients.
+    hold: Option<Hold>,
+    /// The epoch in which clients were served last.
+    served_epoch: Epoch,
+    /// Whether its leader wrote into the history when a client moved.
+    records_moves: bool,
     /// The last transaction that went out as work.
     committed: Zxid,
 }
@@ -175,7 +189,12 @@ impl Member {
             ids,
             clients: BTreeMap::new(),
             by_session: BTreeMap::new(),
+            moving: BTreeMap::new(),
+            touched: BTreeMap::new(),
             pipeline: Pipeline::default(),
+            hold: None,
+            served_epoch: Epoch(0),
+            records_moves: false,
             committed: applied,
         }
     }
@@ -201,10 +220,11 @@ impl Member {
     /// When the next [`Input::Tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Time {
-        match &self.service {
-            Service::Leader(leading) => leading.next_deadline().min(self.peer.next_deadline()),
-            _ => self.peer.next_deadline(),
-        }
+        let own = match &self.service {
+            Service::Leader(leading) => Some(leading.next_deadline()),
+            _ => self.hold.as_ref().and_then(Hold::next_deadline),
+        };
+        own.into_iter().fold(self.peer.next_deadline(), Time::min)
     }
 
     /// Advances the member by one event. Never blocks and never fails.
@@ -215,6 +235,7 @@ impl Member {
                 self.input(clock, input, replica, out);
                 if is_tick {
                     self.leader_tick(clock, replica, out);
+                    self.let_go(clock.now, out);
                 }
             }
             Event::Connect(connection, request) => {
@@ -249,7 +270,11 @@ impl Member {
     ) {
         match effect {
             Effect::Commit(proposal) => self.commit(proposal, inputs, out),
-            Effect::Serving(serving) => self.set_serving(serving, out),
+            Effect::Serve { records_moves } => {
+                self.service = Service::Settling { records_moves };
+                out.settle = true;
+            }
+            Effect::StopServing => self.stop_serving(clock.now, out),
             Effect::Revalidated { session, valid } => self.revalidated(session, valid, out),
             Effect::SyncReply => self.sync_reply(out),
             Effect::AskTouched { link, zxid } => {
@@ -264,7 +289,7 @@ impl Member {
                 self.learner_request(clock, link, request, replica, inputs, out);
             }
             Effect::LearnerRevalidate { link, session } => {
-                self.learner_revalidate(clock.now, link, session, inputs, out)
+                self.learner_revalidate(clock, link, session, inputs, out)
             }
             Effect::LearnerTouched { .. } if mutant!(UntouchedSessions) => {}
             Effect::LearnerTouched { link: _, sessions } => self.touched(clock.now, &sessions),
@@ -278,10 +303,14 @@ impl Member {
                 out.effect(Effect::SaveConfig(config));
             }
             Effect::InstallSnapshot { link, zxid } => {
+                self.lose_knowledge(out);
                 self.committed = zxid;
                 out.effect(Effect::InstallSnapshot { link, zxid });
             }
             Effect::Truncate(zxid) => {
+                if zxid < self.committed {
+                    self.lose_knowledge(out);
+                }
                 self.committed = self.committed.min(zxid);
                 out.effect(Effect::Truncate(zxid));
             }
@@ -302,20 +331,23 @@ impl Member {
             }
         };
         self.committed = entry.header.zxid;
-        let waiting =
-            self.pipeline
-                .committed(entry.header.session, entry.header.cxid, entry.header.op);
-        let closing = (entry.header.op == OpCode::CloseSession as i32)
-            .then(|| self.by_session.get(&entry.header.session).copied())
-            .flatten();
+        let TxnHeader {
+            session, cxid, op, ..
+        } = entry.header;
+        let (syncs, waiting) = self.pipeline.committed(session, cxid, op);
+        syncs.into_iter().for_each(|sync| answer_sync(sync, out));
+        let ends = op == OpCode::CloseSession as i32 || moves::is_record(&entry);
+        let closing = self.by_session.get(&session).copied().filter(|_| ends);
         let connected = waiting.as_ref().and_then(|pending| self.establish(pending));
         if let Service::Leader(leading) = &mut self.service {
             leading.committed(&entry.header);
         }
-        let session = entry.header.session;
+        if let Some(connection) = closing {
+            self.closed(connection);
+        }
         out.work(Work::Apply {
             entry,
-            waiting,
+            waiting: waiting.and_then(|pending| pending.waiter()),
             connected,
             closing,
         });
@@ -323,23 +355,12 @@ impl Member {
         self.answer_waiting(inputs, out);
     }
 
-    fn set_serving(&mut self, serving: bool, out: &mut Output) {
-        self.pipeline = Pipeline::default();
-        self.clients.clear();
-        self.by_session.clear();
-        if serving {
-            self.service = Service::Settling;
-            out.settle = true;
-        } else {
-            self.service = Service::Stopped;
-            out.work(Work::CloseAll);
-        }
-    }
-
     fn settled(&mut self, clock: Clock, replica: &Replica, out: &mut Output) {
-        if !matches!(self.service, Service::Settling) {
+        let Service::Settling { records_moves } = self.service else {
             return;
-        }
+        };
+        self.records_moves = records_moves;
+        self.served_epoch = self.peer.current_epoch();
         let config = self.peer.config();
         out.work(Work::SetConfig {
             text: config.to_string(),
@@ -350,12 +371,11 @@ impl Member {
             self.start_leading(clock, replica, out);
         } else {
             self.service = Service::Learner {
-                moving: BTreeMap::new(),
                 syncs: VecDeque::new(),
-                touched: BTreeMap::new(),
             };
         }
         out.work(Work::Serve);
+        self.resume(clock, replica, out);
     }
 
     fn write(&mut self, clock: Clock, write: ClientWrite, replica: &Replica, out: &mut Output) {
@@ -363,7 +383,7 @@ impl Member {
             .clients
             .get(&write.connection)
             .is_some_and(|client| client.session == write.session);
-        if !known || !self.is_serving() {
+        if !known || !(self.is_serving() || self.hold.is_some()) {
             out.work(Work::Close(write.connection));
             return;
         }
@@ -379,27 +399,21 @@ impl Member {
             body,
             ids,
         } = write;
-        let sync_path = match op {
-            OpCode::Sync => {
-                Request::decode(op, body.clone())
-                    .ok()
-                    .and_then(|request| match request {
-                        Request::Sync { path } => Some(path),
-                        _ => None,
-                    })
-            }
-            _ => None,
-        };
         self.pipeline.push(
             session,
             Pending {
                 connection: Some(connection),
                 xid,
                 op,
-                sync_path,
+                body: body.clone(),
+                ids: ids.clone(),
                 answered: false,
             },
         );
+        if !self.is_serving() {
+            // It goes to the next leader.
+            return;
+        }
         if matches!(self.service, Service::Leader(_)) {
             if op == OpCode::Sync {
                 // The leader has applied everything that it has committed.
@@ -461,62 +475,62 @@ impl Member {
     /// Answers the syncs that are now first in their session's order.
     fn release_syncs(&mut self, session: SessionId, out: &mut Output) {
         while let Some(pending) = self.pipeline.take_answered(session) {
-            let Some(connection) = pending.connection else {
-                continue;
-            };
-            let result = pending
-                .sync_path
-                .map(Response::Path)
-                .ok_or(ErrorCode::MARSHALLING_ERROR);
-            out.work(Work::Reply {
-                connection,
-                xid: pending.xid,
-                result,
-            });
+            answer_sync(pending, out);
         }
     }
 
     fn closed(&mut self, connection: ConnectionId) {
+        if let Some(hold) = &mut self.hold {
+            hold.closed(connection);
+        }
         let Some(client) = self.clients.remove(&connection) else {
             return;
         };
         if self.by_session.get(&client.session) == Some(&connection) {
             self.by_session.remove(&client.session);
         }
-        if let Service::Learner { moving, .. } = &mut self.service
-            && moving.get(&client.session) == Some(&connection)
-        {
-            moving.remove(&client.session);
+        if self.moving.get(&client.session) == Some(&connection) {
+            self.moving.remove(&client.session);
         }
         self.pipeline.abandon(client.session, connection);
     }
 
     fn touched(&mut self, now: Time, sessions: &[SessionTimeout]) {
-        match &mut self.service {
-            Service::Leader(leading) => {
-                for entry in sessions {
-                    leading.sessions.touch(now, entry.session, entry.timeout_ms);
-                }
+        if let Service::Leader(leading) = &mut self.service {
+            for entry in sessions {
+                leading.sessions.touch(now, entry.session, entry.timeout_ms);
             }
-            Service::Learner { touched, .. } => {
-                touched.extend(
-                    sessions
-                        .iter()
-                        .map(|entry| (entry.session, entry.timeout_ms)),
-                );
-            }
-            Service::Stopped | Service::Settling => {}
+        } else {
+            let entries = sessions.iter();
+            self.touched
+                .extend(entries.map(|entry| (entry.session, entry.timeout_ms)));
         }
     }
 
     fn take_touched(&mut self) -> Vec<SessionTimeout> {
-        let Service::Learner { touched, .. } = &mut self.service else {
-            return vec![];
-        };
         let entry = |(session, timeout_ms)| SessionTimeout {
             session,
             timeout_ms,
         };
-        std::mem::take(touched).into_iter().map(entry).collect()
+        std::mem::take(&mut self.touched)
+            .into_iter()
+            .map(entry)
+            .collect()
     }
+}
+
+/// Answers a sync, if its client is still there.
+fn answer_sync(pending: Pending, out: &mut Output) {
+    let Some(connection) = pending.connection else {
+        return;
+    };
+    let result = match Request::decode(pending.op, pending.body) {
+        Ok(Request::Sync { path }) => Ok(Response::Path(path)),
+        _ => Err(ErrorCode::MARSHALLING_ERROR),
+    };
+    out.work(Work::Reply {
+        connection,
+        xid: pending.xid,
+        result,
+    });
 }

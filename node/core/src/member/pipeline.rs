@@ -2,23 +2,41 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
+
+use super::ClientWrite;
+use super::work::Waiter;
 use crate::proto::client::OpCode;
+use crate::proto::data::Id;
 use crate::watch::ConnectionId;
 use crate::zxid::SessionId;
 
 /// A request that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
+pub(super) struct Pending {
     /// Who waits; `None` when the connection has ended meanwhile.
-    pub connection: Option<ConnectionId>,
+    pub(super) connection: Option<ConnectionId>,
     /// The client's number for it.
-    pub xid: i32,
+    pub(super) xid: i32,
     /// What it wants.
-    pub op: OpCode,
-    /// For `sync`: what the answer repeats. `None` if it could not be decoded.
-    pub(super) sync_path: Option<String>,
+    pub(super) op: OpCode,
+    /// The rest of the frame, should it have to go to another leader.
+    pub(super) body: Bytes,
+    /// Who the connection had proved to be.
+    pub(super) ids: Vec<Id>,
     /// For `sync`: only those before it are still missing.
     pub(super) answered: bool,
+}
+
+impl Pending {
+    /// Who is to be answered, if anybody is left.
+    pub(super) fn waiter(&self) -> Option<Waiter> {
+        Some(Waiter {
+            connection: self.connection?,
+            xid: self.xid,
+            op: self.op,
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -37,28 +55,40 @@ impl Pipeline {
         self.len
     }
 
-    /// Takes the request that this commit answers, if it is one of this server's. Requests of a connection that ended
-    /// may never be committed, so they do not hold up those of its successor.
-    pub(super) fn committed(&mut self, session: SessionId, cxid: i32, op: i32) -> Option<Pending> {
-        let queue = self.sessions.get_mut(&session)?;
+    /// Takes the request that this commit answers, if it is one of this server's, and the syncs before it: where their
+    /// answers are missing these were lost with a leader, and everything that they waited for is applied. Requests of a
+    /// connection that ended may never be committed, so they do not hold up those of its successor.
+    pub(super) fn committed(
+        &mut self,
+        session: SessionId,
+        cxid: i32,
+        op: i32,
+    ) -> (Vec<Pending>, Option<Pending>) {
+        let Some(queue) = self.sessions.get_mut(&session) else {
+            return (vec![], None);
+        };
         let is_this = |pending: &Pending| {
             pending.xid == cxid && (pending.op as i32 == op || is_error_of(op, pending.op))
         };
-        while queue
-            .front()
-            .is_some_and(|front| front.connection.is_none() && !is_this(front))
-        {
-            queue.pop_front();
-            self.len -= 1;
-        }
-        let pending = queue.pop_front_if(|front| is_this(front));
-        if pending.is_some() {
-            self.len -= 1;
+        let may_be_passed =
+            |pending: &Pending| pending.connection.is_none() || pending.op == OpCode::Sync;
+        let place = queue
+            .iter()
+            .position(|pending| is_this(pending) || !may_be_passed(pending));
+        let (mut syncs, mut found) = (Vec::new(), None);
+        if let Some(place) = place.filter(|place| is_this(&queue[*place])) {
+            syncs.extend(queue.drain(..place).filter(|p| p.connection.is_some()));
+            self.len -= place + 1;
+            found = queue.pop_front();
+        } else {
+            while queue.pop_front_if(|p| p.connection.is_none()).is_some() {
+                self.len -= 1;
+            }
         }
         if queue.is_empty() {
             self.sessions.remove(&session);
         }
-        pending
+        (syncs, found)
     }
 
     /// A sync has come back.
@@ -82,11 +112,33 @@ impl Pipeline {
         Some(pending)
     }
 
+    /// Takes all requests of connections that last, each session's in its order: another leader gets them.
+    pub(super) fn take_all(&mut self) -> Vec<ClientWrite> {
+        let Self { sessions, .. } = std::mem::take(self);
+        let writes = sessions.into_iter().flat_map(|(session, queue)| {
+            let write = move |pending: Pending| {
+                Some(ClientWrite {
+                    connection: pending.connection?,
+                    session,
+                    xid: pending.xid,
+                    op: pending.op,
+                    body: pending.body,
+                    ids: pending.ids,
+                })
+            };
+            queue.into_iter().filter_map(write)
+        });
+        writes.collect()
+    }
+
     /// Nobody waits on this connection any more.
     pub(super) fn abandon(&mut self, session: SessionId, connection: ConnectionId) {
         for pending in self.sessions.get_mut(&session).into_iter().flatten() {
             if pending.connection == Some(connection) {
                 pending.connection = None;
+                // Nobody will send it again.
+                pending.body = Bytes::new();
+                pending.ids = vec![];
             }
         }
     }
@@ -108,9 +160,16 @@ mod tests {
             connection: Some(ConnectionId(9)),
             xid,
             op,
-            sync_path: Some("/".into()),
+            body: Bytes::new(),
+            ids: vec![],
             answered: false,
         }
+    }
+
+    /// The numbers of the syncs and of the request that a commit answers.
+    fn commit(pipeline: &mut Pipeline, session: SessionId, cxid: i32, op: i32) -> Vec<i32> {
+        let (syncs, found) = pipeline.committed(session, cxid, op);
+        syncs.into_iter().chain(found).map(|p| p.xid).collect()
     }
 
     #[test]
@@ -118,10 +177,10 @@ mod tests {
         let mut pipeline = Pipeline::default();
         pipeline.push(S, pending(1, OpCode::Create));
         pipeline.push(S, pending(2, OpCode::SetData));
-        assert_eq!(pipeline.committed(SessionId(2), 1, 1), None);
-        assert_eq!(pipeline.committed(S, 2, 5), None);
-        assert_eq!(pipeline.committed(S, 1, 1).map(|p| p.xid), Some(1));
-        assert_eq!(pipeline.committed(S, 2, -1).map(|p| p.xid), Some(2));
+        assert!(commit(&mut pipeline, SessionId(2), 1, 1).is_empty());
+        assert!(commit(&mut pipeline, S, 2, 5).is_empty());
+        assert_eq!(commit(&mut pipeline, S, 1, 1), [1]);
+        assert_eq!(commit(&mut pipeline, S, 2, -1), [2]);
         assert_eq!(pipeline.len(), 0);
     }
 
@@ -132,8 +191,20 @@ mod tests {
         pipeline.push(S, pending(2, OpCode::Sync));
         pipeline.answer(S, 2);
         assert_eq!(pipeline.take_answered(S), None);
-        assert!(pipeline.committed(S, 1, 1).is_some());
+        assert_eq!(commit(&mut pipeline, S, 1, 1), [1]);
         assert_eq!(pipeline.take_answered(S).map(|p| p.xid), Some(2));
+    }
+
+    #[test]
+    fn a_sync_whose_answer_was_lost_is_done_when_a_write_after_it_is() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push(S, pending(1, OpCode::Sync));
+        pipeline.push(S, pending(2, OpCode::Create));
+        pipeline.push(S, pending(3, OpCode::Sync));
+        assert!(commit(&mut pipeline, S, 7, 1).is_empty());
+        assert_eq!(pipeline.len(), 3);
+        assert_eq!(commit(&mut pipeline, S, 2, 1), [1, 2]);
+        assert_eq!(pipeline.len(), 1);
     }
 
     #[test]
@@ -142,6 +213,19 @@ mod tests {
         pipeline.push(S, pending(7, OpCode::Create));
         pipeline.abandon(S, ConnectionId(9));
         pipeline.push(S, pending(8, OpCode::Create));
-        assert_eq!(pipeline.committed(S, 8, 1).map(|p| p.xid), Some(8));
+        assert_eq!(commit(&mut pipeline, S, 8, 1), [8]);
+        assert_eq!(pipeline.len(), 0);
+    }
+
+    #[test]
+    fn another_leader_gets_what_is_not_answered_but_nothing_of_an_ended_connection() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push(S, pending(7, OpCode::Create));
+        pipeline.abandon(S, ConnectionId(9));
+        pipeline.push(S, pending(1, OpCode::Create));
+        pipeline.push(S, pending(2, OpCode::Sync));
+        pipeline.answer(S, 2);
+        let again: Vec<i32> = pipeline.take_all().iter().map(|w| w.xid).collect();
+        assert_eq!((again, pipeline.len()), (vec![1, 2], 0));
     }
 }

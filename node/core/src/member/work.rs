@@ -11,7 +11,16 @@ use crate::replica::Replica;
 use crate::watch::{ConnectionId, WatchTable};
 use crate::zxid::Zxid;
 
-pub use super::pipeline::Pending;
+/// The client of this server that a transaction answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Its number for the request.
+    pub xid: i32,
+    /// What it wants.
+    pub op: OpCode,
+}
 
 /// One thing to be done.
 #[derive(Clone, Debug)]
@@ -21,7 +30,7 @@ pub enum Work {
         /// The transaction.
         entry: TxnEntry,
         /// The request of a client of this server that it answers.
-        waiting: Option<Pending>,
+        waiting: Option<Waiter>,
         /// If that was a new session: what the client hears.
         connected: Option<ConnectResponse>,
         /// The connection of the session that it ends.
@@ -54,7 +63,9 @@ pub enum Work {
     },
     /// Close a connection, after what was said to it before.
     Close(ConnectionId),
-    /// Close every connection.
+    /// Serve no more. The connections stay open; what comes by them waits.
+    Hold,
+    /// Serve no more, and close every connection.
     CloseAll,
     /// Serve clients from now on.
     Serve,
@@ -78,9 +89,11 @@ pub trait Clients {
     fn connected(&mut self, to: ConnectionId, response: &ConnectResponse);
     /// Close after what was said before.
     fn close(&mut self, connection: ConnectionId);
-    /// Close all.
+    /// Serve no more; all that is not a ping waits.
+    fn hold(&mut self);
+    /// Serve no more, and close all.
     fn close_all(&mut self);
-    /// Serve.
+    /// Serve, also what waits.
     fn serve(&mut self);
 }
 
@@ -113,14 +126,17 @@ pub fn perform(
             for event in before {
                 clients.event(&event.connections, zxid, event.event, &event.path);
             }
-            if let Some((pending, connection)) =
-                waiting.and_then(|p| Some((p.clone(), p.connection?)))
+            if let Some(Waiter {
+                connection,
+                xid,
+                op,
+            }) = waiting
             {
                 match (connected, applied.result) {
                     (Some(response), Ok(_)) => clients.connected(connection, &response),
                     (_, Err(ErrorCode::SESSION_MOVED)) => clients.close(connection),
-                    (_, Err(_)) if pending.op == OpCode::CreateSession => clients.close(connection),
-                    (_, result) => clients.reply(connection, pending.xid, zxid, &result),
+                    (_, Err(_)) if op == OpCode::CreateSession => clients.close(connection),
+                    (_, result) => clients.reply(connection, xid, zxid, &result),
                 }
             }
             for event in after {
@@ -150,6 +166,7 @@ pub fn perform(
             }
         }
         Work::Close(connection) => clients.close(connection),
+        Work::Hold => clients.hold(),
         Work::CloseAll => clients.close_all(),
         Work::Serve => clients.serve(),
     }

@@ -13,6 +13,39 @@ use crate::zxid::{Epoch, ServerId, SessionId, Zxid};
 /// The only protocol that is spoken ("Zab 1.0", since 3.4).
 pub const PROTOCOL_VERSION: i32 = 0x10000;
 
+/// After the protocol's number in LEADERINFO: this leader records moves of clients. ("move")
+const RECORDS_MOVES: i32 = 0x6d6f_7665;
+
+/// What a leader says of itself in LEADERINFO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderInfo {
+    /// [`PROTOCOL_VERSION`].
+    pub protocol: i32,
+    /// Whether it writes into the history when a client moves with its session. Apache's leaders do not, and its learners
+    /// pass over what says so.
+    pub records_moves: bool,
+}
+
+impl Jute for LeaderInfo {
+    const MIN_LEN: usize = 4;
+
+    fn read(input: &mut Reader) -> Result<Self, DecodeError> {
+        let protocol = input.read()?;
+        let rest = input.rest();
+        Ok(Self {
+            protocol,
+            records_moves: rest == RECORDS_MOVES.to_be_bytes()[..],
+        })
+    }
+
+    fn write(&self, out: &mut BytesMut) {
+        self.protocol.write(out);
+        if self.records_moves {
+            RECORDS_MOVES.write(out);
+        }
+    }
+}
+
 record! {
     /// The record on the wire.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,8 +193,8 @@ pub enum Packet {
     LeaderInfo {
         /// The new epoch.
         epoch: Epoch,
-        /// [`PROTOCOL_VERSION`].
-        protocol: i32,
+        /// What it speaks.
+        leader: LeaderInfo,
     },
     /// learner → leader: agreed.
     AckEpoch {
@@ -266,11 +299,9 @@ impl Packet {
                 accepted_epoch.start(),
                 Some(jute::encode(info)),
             ),
-            Self::LeaderInfo { epoch, protocol } => plain(
-                kind::LEADER_INFO,
-                epoch.start(),
-                Some(jute::encode(protocol)),
-            ),
+            Self::LeaderInfo { epoch, leader } => {
+                plain(kind::LEADER_INFO, epoch.start(), Some(jute::encode(leader)))
+            }
             Self::AckEpoch {
                 last_zxid,
                 current_epoch,
@@ -357,7 +388,7 @@ impl Packet {
             },
             kind::LEADER_INFO => Self::LeaderInfo {
                 epoch: epoch_start(zxid)?,
-                protocol: jute::decode(bytes)?,
+                leader: jute::decode(bytes)?,
             },
             kind::ACK_EPOCH => {
                 let epoch: i32 = jute::decode(bytes)?;

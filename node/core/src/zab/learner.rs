@@ -57,6 +57,8 @@ pub(crate) struct Learner {
     config: Option<QuorumConfig>,
     /// Whether the leader has to send a snapshot, since the log cannot be cut where it wants.
     ask_all: bool,
+    /// Whether the leader writes into the history when a client moves.
+    records_moves: bool,
 }
 
 impl Learner {
@@ -81,6 +83,7 @@ impl Learner {
             acked: Zxid::ZERO,
             config: None,
             ask_all: false,
+            records_moves: false,
         }
     }
 
@@ -264,7 +267,8 @@ impl Learner {
             self.become_whole(now, local, effects)?;
         }
         match packet {
-            Packet::LeaderInfo { epoch, .. } if self.state == State::AwaitingLeaderInfo => {
+            Packet::LeaderInfo { epoch, leader } if self.state == State::AwaitingLeaderInfo => {
+                self.records_moves = leader.records_moves;
                 self.agree(local, epoch, effects)
             }
             Packet::Diff(_) if self.state == State::AwaitingSync => {
@@ -574,7 +578,9 @@ impl Learner {
             leader: Some(self.leader),
             why: "in sync with the leader".into(),
         }));
-        effects.push(Effect::Serving(true));
+        effects.push(Effect::Serve {
+            records_moves: self.records_moves,
+        });
         self.become_whole(now, local, effects)
     }
 

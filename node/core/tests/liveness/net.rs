@@ -379,7 +379,8 @@ impl Net {
             }),
             Effect::Append(proposal) => inputs.push_back(Input::Flushed(proposal.zxid)),
             Effect::Truncate(zxid) => inputs.push_back(Input::Truncated(zxid)),
-            Effect::Serving(serving) => self.servers.get_mut(&id).unwrap().serving = serving,
+            Effect::Serve { .. } => self.servers.get_mut(&id).unwrap().serving = true,
+            Effect::StopServing => self.servers.get_mut(&id).unwrap().serving = false,
             Effect::RoleChanged(role) => {
                 let server = self.servers.get_mut(&id).unwrap();
                 if role.leader.is_none() {

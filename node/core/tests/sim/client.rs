@@ -11,7 +11,7 @@ use node_core::proto::code::ErrorCode;
 use node_core::proto::data::Acl;
 use node_core::session::password;
 use node_core::watch::ConnectionId;
-use node_core::zxid::{SessionId, Zxid};
+use node_core::zxid::{ServerId, SessionId, Zxid};
 
 use crate::checkers::Checkers;
 use crate::model::Answer;
@@ -71,6 +71,8 @@ pub(crate) struct Client {
     /// Nodes that it has made.
     known: Vec<String>,
     silent_until: u64,
+    /// The one server that it calls.
+    pub(crate) only: Option<ServerId>,
     /// Writes that were answered.
     pub(crate) answered: u64,
 }
@@ -191,7 +193,7 @@ impl Client {
         })
     }
 
-    fn lose_session(&mut self) {
+    pub(crate) fn lose_session(&mut self) {
         self.session = None;
         self.last_zxid = Zxid::ZERO;
         self.xid = 0;
@@ -199,7 +201,24 @@ impl Client {
         self.known.clear();
     }
 
-    fn disconnect(&mut self) {
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        self.connection
+    }
+
+    pub(crate) fn timeout_ms(&self) -> u64 {
+        self.timeout_ms as u64
+    }
+
+    /// How many of its requests are not answered.
+    pub(crate) fn waits_for(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(crate) fn disconnect(&mut self) {
         self.connection = None;
         self.is_open = false;
         self.in_flight.clear();
@@ -370,13 +389,12 @@ impl World {
     }
 
     /// Calls a server. A client that moves leaves its old connection as it is.
-    fn connect(&mut self, index: usize, moves: bool) {
+    pub(crate) fn connect(&mut self, index: usize, moves: bool) {
         let ids = self.ids();
+        let any = self.rng.pick(&ids).unwrap();
         let lure = self.lure.filter(|(_, until)| *until > self.now);
-        let to = match lure {
-            Some((to, _)) if self.rng.one_in(2) => to,
-            _ => self.rng.pick(&ids).unwrap(),
-        };
+        let lured = lure.filter(|_| self.rng.one_in(2)).map(|(to, _)| to);
+        let to = self.clients[index].only.or(lured).unwrap_or(any);
         if moves {
             self.counts.moved += 1;
             // What is still on its way races with the move.
@@ -410,7 +428,7 @@ impl World {
     }
 
     /// Ends the connection; `quietly`: the server does not hear of it soon.
-    fn leave(&mut self, index: usize, quietly: bool) {
+    pub(crate) fn leave(&mut self, index: usize, quietly: bool) {
         if let Some(id) = self.clients[index].connection {
             self.disconnect(index);
             let pause = if quietly { self.rng.range(0, 3000) } else { 0 };
@@ -429,7 +447,7 @@ impl World {
         }
     }
 
-    fn request(&mut self, index: usize, request: Request) {
+    pub(crate) fn request(&mut self, index: usize, request: Request) {
         let acknowledged = self.acknowledged;
         let client = &mut self.clients[index];
         let (id, session) = (client.connection.unwrap(), client.session.unwrap());

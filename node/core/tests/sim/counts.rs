@@ -20,6 +20,10 @@ pub(crate) struct Counts {
     pub(crate) sessions: u64,
     pub(crate) moved: u64,
     pub(crate) expired: u64,
+    /// Connections that went on with the next leader.
+    pub(crate) kept: u64,
+    /// Requests that another leader got once more.
+    pub(crate) resent: u64,
     /// The longest time from the end of all faults until all is well.
     pub(crate) recovery_ms: u64,
 }
@@ -40,6 +44,8 @@ impl Counts {
         self.sessions += run.sessions;
         self.moved += run.moved;
         self.expired += run.expired;
+        self.kept += run.kept;
+        self.resent += run.resent;
         self.recovery_ms = self.recovery_ms.max(run.recovery_ms);
     }
 }
@@ -55,14 +61,16 @@ impl fmt::Display for Counts {
         )?;
         writeln!(
             f,
-            "  clients: {} writes and {} reads answered, {} events ({} after a reconnect), {} sessions, {} moves, {} told of their expiry",
+            "  clients: {} writes and {} reads answered, {} events ({} after a reconnect), {} sessions, {} moves, {} told of their expiry, {} connections kept in an election, {} requests sent again",
             self.writes,
             self.reads,
             self.events,
             self.missed,
             self.sessions,
             self.moved,
-            self.expired
+            self.expired,
+            self.kept,
+            self.resent
         )?;
         let total: u64 = self.faults.values().sum();
         write!(f, "  {total} faults:")?;

@@ -10,6 +10,7 @@ mod checkers;
 mod client;
 mod counts;
 mod disk;
+mod failover;
 mod faults;
 mod model;
 mod network;

@@ -268,8 +268,13 @@ impl World {
                 checkers.tree_is_right(id, &node.tree);
             }
         }
+        let served = node.serving;
         let sent = outbox.finish(&mut node.serving);
+        let serves_again = node.serving && !served;
         self.send_to_clients(sent);
+        if serves_again {
+            self.serve_all(id);
+        }
     }
 
     fn execute(&mut self, id: ServerId, life: u64, effect: Effect) {
@@ -344,6 +349,11 @@ impl World {
     }
 
     fn send_packet(&mut self, end: End, packet: Packet) {
+        if let Packet::Request(request) = &packet {
+            self.last_forwarded = Some(request.clone());
+            let request = (end.0, request.session, request.xid, request.body.clone());
+            self.counts.resent += u64::from(!self.forwarded.insert(request));
+        }
         let node = self.nodes.get_mut(&end.0).unwrap();
         for snapshot in &mut node.snapshots {
             if let Some((link, behind)) = &mut snapshot.link

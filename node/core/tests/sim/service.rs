@@ -143,6 +143,10 @@ impl Clients for Outbox<'_> {
         }
     }
 
+    fn hold(&mut self) {
+        self.serving = Some(false);
+    }
+
     fn close_all(&mut self) {
         self.serving = Some(false);
         let (node, life) = (self.node, self.life);
@@ -206,18 +210,28 @@ impl World {
             }
             _ if connection.closing => {}
             ToServer::Connect(request) => {
-                if self.nodes[&node].serving {
-                    self.member_event(node, MemberEvent::Connect(id, request));
-                } else {
-                    connection.closing = true;
-                    self.send_to_client(id, ToClient::Closed);
-                }
+                self.member_event(node, MemberEvent::Connect(id, request));
             }
             ToServer::Request(xid, request) => {
                 connection.touched = true;
                 connection.input.push_back((xid, request));
                 self.serve(id);
             }
+        }
+    }
+
+    /// A server serves again: it goes on with what has waited.
+    pub(crate) fn serve_all(&mut self, node: ServerId) {
+        let (now, life) = (self.now, self.nodes[&node].life);
+        let all = self.connections.iter();
+        let waits: Vec<ConnectionId> = all
+            .filter(|(_, c)| (c.node, c.life) == (node, life) && !c.closing)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waits {
+            let is_open = self.connections[&id].session.is_some();
+            self.counts.kept += u64::from(is_open);
+            self.schedule(now, Event::Serve { id });
         }
     }
 
@@ -233,6 +247,9 @@ impl World {
                 return;
             };
             if !request.op().is_write() && connection.in_flight > 0 {
+                return;
+            }
+            if !self.nodes[&node].serving && *request != Request::Ping {
                 return;
             }
             let (xid, request) = connection.input.pop_front().unwrap();

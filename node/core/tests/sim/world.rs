@@ -8,7 +8,7 @@ use node_core::member::{Member, MemberSettings};
 use node_core::peer::{Peer, PeerConfig, Timing};
 use node_core::prep::PrepSettings;
 use node_core::proto::code::ErrorCode;
-use node_core::proto::quorum::{Packet, Proposal};
+use node_core::proto::quorum::{ForwardedRequest, Packet, Proposal};
 use node_core::proto::txn::{Txn, TxnEntry, TxnHeader};
 use node_core::quorum::config::{Member as Entry, QuorumConfig};
 use node_core::session::SessionIds;
@@ -144,6 +144,9 @@ pub(crate) struct World {
     /// Sessions whose clients know that they are no more.
     pub(crate) ended: Vec<SessionId>,
     pub(crate) counts: Counts,
+    /// What servers have sent to a leader for their clients.
+    pub(crate) forwarded: BTreeSet<(ServerId, SessionId, i32, Bytes)>,
+    pub(crate) last_forwarded: Option<ForwardedRequest>,
 }
 
 pub(crate) const TIMING: Timing = Timing {
@@ -204,6 +207,8 @@ impl World {
             acknowledged: Zxid::ZERO,
             ended: Vec::new(),
             counts: Counts::default(),
+            forwarded: BTreeSet::new(),
+            last_forwarded: None,
         };
         for id in (1..=all).map(ServerId) {
             world.nodes.insert(id, Node::new(id.0 * 137 % 500));

@@ -17,7 +17,7 @@ use super::sync::send_history;
 use crate::effect::{Answer, Effect, Leave, LinkId, RoleInfo};
 use crate::local::Local;
 use crate::proto::election::PeerState;
-use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet};
+use crate::proto::quorum::{LeaderInfo, LearnerInfo, PROTOCOL_VERSION, Packet};
 use crate::timing::Silence;
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
@@ -607,7 +607,9 @@ impl Leader {
             leader: Some(local.my_id),
             why: "a quorum has the history".into(),
         }));
-        effects.push(Effect::Serving(true));
+        effects.push(Effect::Serve {
+            records_moves: true,
+        });
         if !local.may_stand() {
             return Err(Leave::look("the configuration has another leader"));
         }
@@ -675,7 +677,10 @@ fn send_epoch(epoch: Epoch, link: LinkId, effects: &mut Vec<Effect>) {
         link,
         packet: Packet::LeaderInfo {
             epoch,
-            protocol: PROTOCOL_VERSION,
+            leader: LeaderInfo {
+                protocol: PROTOCOL_VERSION,
+                records_moves: true,
+            },
         },
     });
 }

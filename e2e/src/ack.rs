@@ -104,6 +104,51 @@ pub fn check(logs: &[Log], tree: &Tree) -> Result<()> {
     Ok(())
 }
 
+/// Every acknowledged write that `tree` does not have: an empty list unless [`check`] would fail for that reason.
+#[must_use]
+pub fn lost(logs: &[Log], tree: &Tree) -> Vec<String> {
+    let mut lost = Vec::new();
+    for log in logs {
+        let mut deletes: BTreeMap<&str, &Outcome> = BTreeMap::new();
+        for entry in &log.entries {
+            if let Write::Delete { path } = &entry.write {
+                deletes.insert(path, &entry.outcome);
+            }
+        }
+        let mut last_set = BTreeMap::new();
+        for entry in &log.entries {
+            let Outcome::Acknowledged { path, zxid, .. } = &entry.outcome else {
+                continue;
+            };
+            let gone = match &entry.write {
+                Write::Create => !deletes.contains_key(path.as_str()) && !tree.contains_key(path),
+                Write::Delete { .. } => tree.contains_key(path),
+                Write::Set { counter } => {
+                    last_set.insert(*counter, (entry.number, *zxid));
+                    false
+                }
+            };
+            if gone {
+                let writer = log.writer;
+                let number = entry.number;
+                lost.push(format!(
+                    "write {number} of writer {writer}: {path} at {zxid:#x}"
+                ));
+            }
+        }
+        for (number, (write, zxid)) in last_set {
+            let path = counter(log.writer, number);
+            let kept = tree.get(&path).and_then(|node| value(node).ok());
+            if kept.is_none_or(|kept| kept < write) {
+                lost.push(format!(
+                    "{path} is {kept:?}, acknowledged was {write} at {zxid:#x}"
+                ));
+            }
+        }
+    }
+    lost
+}
+
 fn check_log(log: &Log, tree: &Tree) -> Result<()> {
     ensure!(
         log.violations.is_empty(),
@@ -335,6 +380,16 @@ mod tests {
         tree.insert("/acks/w0/n-3".to_owned(), node(6, 15, 0));
         tree.insert(counter(0, 0), node(7, 16, 2));
         check(&[log], &tree).unwrap();
+    }
+
+    #[test]
+    fn lost_writes_are_counted() {
+        let (log, mut tree) = kept();
+        let logs = [log];
+        assert!(lost(&logs, &tree).is_empty());
+        tree.remove("/acks/w0/n-0");
+        tree.insert(counter(0, 0), node(0, 5, 0));
+        assert_eq!(lost(&logs, &tree).len(), 2);
     }
 
     #[test]

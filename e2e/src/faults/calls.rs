@@ -257,7 +257,7 @@ pub(super) fn answer(choice: &Choice, reply: &client::Reply) -> Option<Answer> {
     match (&choice.call, refusal) {
         (Call::Get { path, watch }, refusal) => got(choice, path, *watch, refusal, reply),
         (_, Some(refusal)) => plain(Err(refusal)),
-        (Call::Write(changes), None) => plain(Ok(Reply::Written(written(changes, reply)?))),
+        (Call::Write(changes), None) => plain(written(changes, reply)?),
         (Call::Other | Call::Close, None) => plain(Ok(Reply::Done)),
     }
 }
@@ -310,21 +310,25 @@ fn got(
     Some(answer)
 }
 
-fn written(changes: &[Change], reply: &client::Reply) -> Option<Vec<Done>> {
+/// What became of changes; of several, the answer says in its body whether they were refused.
+fn written(changes: &[Change], reply: &client::Reply) -> Option<Result<Reply, Refusal>> {
     if let [change] = changes {
         let done = match change {
             Change::Create { .. } => Done::Created(reply.read().ok()?),
             Change::Set { .. } => Done::Set(reply.read::<Stat>().ok()?.version),
             Change::Delete { .. } => Done::Deleted,
         };
-        return Some(vec![done]);
+        return Some(Ok(Reply::Written(vec![done])));
     }
-    let results = multi::read_results(&mut Reader::new(reply.body.clone())).ok()?;
-    let done = results.into_iter().map(|result| match result {
-        MultiResult::Create(path) => Some(Done::Created(path)),
-        MultiResult::SetData(stat) => Some(Done::Set(stat.version)),
-        MultiResult::Delete => Some(Done::Deleted),
-        _ => None,
-    });
-    done.collect()
+    let mut done = Vec::new();
+    for result in multi::read_results(&mut Reader::new(reply.body.clone())).ok()? {
+        done.push(match result {
+            MultiResult::Create(path) => Done::Created(path),
+            MultiResult::SetData(stat) => Done::Set(stat.version),
+            MultiResult::Delete => Done::Deleted,
+            MultiResult::Error(_) => return Some(Err(Refusal::Other)),
+            _ => return None,
+        });
+    }
+    (done.len() == changes.len()).then_some(Ok(Reply::Written(done)))
 }

@@ -5,7 +5,7 @@
 //! closed, by the run itself or by the kernel. What a janitor left that was killed too, the next run removes.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -38,7 +38,6 @@ pub struct Lab {
     janitor: Option<Child>,
     /// Held as long as the run lives.
     _lock: File,
-    lock_path: PathBuf,
     /// The members' links.
     pub network: Network,
     /// The members' disks: member N's is at N − 1.
@@ -58,8 +57,7 @@ impl Lab {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}x{number}", std::process::id());
         let dir = base.join(&name);
-        let lock_path = Path::new(STATE).join(&name);
-        let mut lock = File::create(&lock_path)?;
+        let mut lock = File::create(Path::new(STATE).join(&name))?;
         lock.lock()?;
         lock.write_all(dir.as_os_str().as_encoded_bytes())?;
         let janitor = Command::new("sh")
@@ -75,7 +73,6 @@ impl Lab {
             dir,
             janitor: Some(janitor),
             _lock: lock,
-            lock_path,
             disks: Vec::new(),
         };
         fs::create_dir_all(&lab.dir)?;
@@ -125,7 +122,6 @@ impl Lab {
         };
         drop(janitor.stdin.take());
         let status = janitor.wait()?;
-        fs::remove_file(&self.lock_path)?;
         ensure!(status.success(), "{} left something behind", self.name);
         Ok(())
     }
@@ -189,7 +185,11 @@ fn remove_stale() -> Result<()> {
                 bail!("cannot remove what {name} left behind");
             }
         }
-        fs::remove_file(&path)?;
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error.into());
+        }
     }
     Ok(())
 }

@@ -157,7 +157,7 @@ impl<'a> Recording<'a> {
             random,
             next: number,
             session: None,
-            rewatches: number % 2 == 0,
+            rewatches: number.is_multiple_of(2),
             watches: BTreeMap::new(),
             known: Known::default(),
             silent_until: None,

@@ -378,8 +378,9 @@ fn partial_partition(stage: &mut Stage<'_>) -> Result<()> {
     }
     stage.watch(AFTER)?;
     stage.strike();
-    stage.lab.network.cut(5, 4)?;
+    // Server 5 hears that the leader is gone, as all others do.
     stage.servers().server(4).kill()?;
+    stage.lab.network.cut(5, 4)?;
     stage.expect_writes(STALLED)?;
     stage.watch(AFTER)?;
     note_modes(stage);

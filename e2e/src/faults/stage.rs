@@ -293,7 +293,7 @@ impl<'a> Stage<'a> {
         let logs = writers.stop()?;
         let serving = self.serving_addresses()?;
         verdict.judge(&logs, &recorded, &serving)?;
-        verdict.notes = std::mem::take(&mut self.notes);
+        verdict.notes.splice(0..0, std::mem::take(&mut self.notes));
         let dir = self
             .ensemble
             .take()

@@ -56,7 +56,7 @@ impl Storm {
             addresses: addresses.to_vec(),
             counts: Arc::clone(&counts),
             poll: Poll::new()?,
-            guests: (0..count).map(|number| Guest::new(number)).collect(),
+            guests: (0..count).map(Guest::new).collect(),
         };
         let storm = Self {
             count,
@@ -127,7 +127,9 @@ fn raise_limit(count: usize) -> Result<()> {
 enum State {
     /// Connects again from then on.
     Waiting(Instant),
-    /// Has connected, or is about to; the answer is awaited since then.
+    /// Connects since then; its hello is still to be sent.
+    Connecting(Instant),
+    /// Its hello was sent then.
     Hello(Instant),
     /// Has a session; the next ping is due then.
     Open(Instant),
@@ -209,7 +211,7 @@ impl Crowd {
         match guest.state {
             State::Waiting(from) if from <= now => {
                 guest.next = (guest.next + 1) % self.addresses.len();
-                guest.state = State::Hello(now);
+                guest.state = State::Connecting(now);
                 guest.input.clear();
                 let address = self.addresses[guest.next];
                 let Ok(mut stream) = MioStream::connect(address) else {
@@ -221,7 +223,9 @@ impl Crowd {
                 registry.register(&mut stream, Token(number), interest)?;
                 guest.stream = Some(stream);
             }
-            State::Hello(since) if now - since > HELLO => self.lose(number),
+            State::Connecting(since) | State::Hello(since) if now - since > HELLO => {
+                self.lose(number)
+            }
             State::Open(due) if due <= now => {
                 guest.state = State::Open(now + PING);
                 let sent = guest
@@ -232,7 +236,7 @@ impl Crowd {
                     self.lose(number);
                 }
             }
-            State::Waiting(_) | State::Hello(_) | State::Open(_) => {}
+            State::Waiting(_) | State::Connecting(_) | State::Hello(_) | State::Open(_) => {}
         }
         Ok(())
     }
@@ -249,8 +253,8 @@ impl Crowd {
 
     fn serve(&mut self, number: usize, writable: bool) {
         let guest = &mut self.guests[number];
-        let hello = matches!(guest.state, State::Hello(_));
-        if hello && writable {
+        if writable && matches!(guest.state, State::Connecting(_)) {
+            guest.state = State::Hello(Instant::now());
             let frame = connect_frame(guest.session.as_ref(), SESSION_TIMEOUT);
             let sent = guest.stream.as_mut().map(|stream| stream.write_all(&frame));
             if !matches!(sent, Some(Ok(()))) {

@@ -56,7 +56,7 @@ pub enum Call {
     Get {
         /// Which node.
         path: String,
-        /// Whether the next change to it is to be told.
+        /// Whether the next change to it is to be told. (Where there is no node no watch is set: this is `getData`.)
         watch: bool,
     },
     /// Something that changes no node of the history and shows none (`sync`, lists).

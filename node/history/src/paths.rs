@@ -230,18 +230,23 @@ impl<'a> Check<'a, '_> {
         self.found.add(rule, why, places);
     }
 
-    /// Whether changes with unknown outcomes explain this many of something; then they are used up.
-    fn explains(&mut self, path: &str, of: fn(&mut Pool) -> &mut usize, count: usize) -> bool {
+    /// How many values with unknown outcomes there are for a path. (They are not used up: where one of them belongs may be
+    /// seen later.)
+    fn unknown_sets(&self, path: &str) -> usize {
+        self.pools.get(path).map_or(0, |pool| pool.sets)
+    }
+
+    /// Whether a creation of this path has an unknown outcome.
+    fn maybe_created(&self, path: &str) -> bool {
         let names = [Some(path), without_number(path)].into_iter().flatten();
-        for name in names {
-            if let Some(pool) = self.pools.get_mut(name)
-                && *of(pool) >= count
-            {
-                *of(pool) -= count;
-                return true;
-            }
-        }
-        false
+        let mut pools = names.filter_map(|name| self.pools.get(name));
+        pools.any(|pool| pool.creates > 0)
+    }
+
+    /// Whether a deletion of which nobody knows explains that a node is gone; then it is used up.
+    fn deleted_unknown(&mut self, path: &str) -> bool {
+        let pool = self.pools.get_mut(path).filter(|pool| pool.deletes > 0);
+        pool.map(|pool| pool.deletes -= 1).is_some()
     }
 
     fn path(&mut self, path: &'a str, facts: &[(Moment, Fact, u64)]) {
@@ -289,7 +294,8 @@ impl<'a> Check<'a, '_> {
             Fact::Set { value, version } => {
                 self.must_reach(path, state, version, None, zxid, ops);
                 let (before, whole) = match state {
-                    State::Node(node) => (node.state, node.whole),
+                    // It may have been made anew since it was seen.
+                    State::Node(node) => (node.state, node.whole && !self.maybe_created(path)),
                     _ => (NO_NODE, false),
                 };
                 let state = NodeState {
@@ -325,8 +331,8 @@ impl<'a> Check<'a, '_> {
             Fact::OtherVersion(version) => {
                 if let State::Node(node) = state
                     && node.state.version == version
-                    && !self.explains(path, |pool| &mut pool.sets, 1)
-                    && !self.explains(path, |pool| &mut pool.deletes, 1)
+                    && self.unknown_sets(path) == 0
+                    && self.pools.get(path).is_none_or(|pool| pool.deletes == 0)
                 {
                     let why = format!("{path} had the version {version} that was asked for");
                     self.add(Rule::RightAnswer, why, ops);
@@ -342,27 +348,24 @@ impl<'a> Check<'a, '_> {
             State::Unclear => None,
             State::Node(node) => node.whole.then_some(node.state.owner),
         };
-        if self.explains(path, |pool| &mut pool.deletes, 1) {
-            return;
-        }
         match owner {
+            Some(0) if self.deleted_unknown(path) => {}
             Some(0) => {
                 let why = format!("{path} is gone at {zxid:#x}, and nobody deleted it");
                 self.add(Rule::NothingLost, why, ops);
             }
-            Some(owner) => {
+            // It went with its session, or by a deletion of which nobody knows.
+            Some(owner) if self.pools.get(path).is_none_or(|pool| pool.deletes == 0) => {
                 let evidence = (zxid, ops[0], ops.last().copied().unwrap_or(ops[0]));
                 let vanished = self.vanished.entry(owner).or_insert(evidence);
                 *vanished = (*vanished).min(evidence);
             }
-            None => {}
+            _ => {}
         }
     }
 
     fn must_be_there(&mut self, path: &str, state: State, ops: &[u64]) {
-        if matches!(state, State::Absent { .. })
-            && !self.explains(path, |pool| &mut pool.creates, 1)
-        {
+        if matches!(state, State::Absent { .. }) && !self.maybe_created(path) {
             let why = format!("{path} is there, and nobody created it");
             self.add(Rule::RightAnswer, why, ops);
         }
@@ -388,12 +391,12 @@ impl<'a> Check<'a, '_> {
         }
         if same
             && let Ok(missing) = usize::try_from(missing)
-            && self.explains(path, |pool| &mut pool.sets, missing)
+            && missing <= self.unknown_sets(path)
         {
             return;
         }
         // Or it was deleted and made again.
-        if self.explains(path, |pool| &mut pool.creates, 1) {
+        if self.maybe_created(path) {
             return self.must_be_absent(path, state, zxid, ops);
         }
         let before = node.state.version;
@@ -468,10 +471,8 @@ impl<'a> Check<'a, '_> {
         self.changed(path, node.mzxid, read_at);
         let is_create = node.czxid == node.mzxid;
         if is_create {
-            self.explains(path, |pool| &mut pool.creates, 1);
             self.must_be_absent(path, before, node.mzxid, ops);
         } else {
-            self.explains(path, |pool| &mut pool.sets, 1);
             let czxid = Some(node.czxid);
             self.must_reach(path, before, node.version, czxid, zxid, ops);
         }

@@ -10,7 +10,6 @@ struct Watch {
     /// The first change that it has to announce, as far as the history knows one.
     due: Option<(i64, usize)>,
     set_by: u64,
-    waits_for_node: bool,
 }
 
 /// The watches of a session.
@@ -65,11 +64,10 @@ pub(crate) fn check(
                     found.add(Rule::WatchFirst, why, places);
                     session.remove(path);
                 }
-                if let (Call::Get { path, watch: true }, Ok(reply)) = (op.call, result) {
+                if let (Call::Get { path, watch: true }, Ok(Reply::Node(_))) = (op.call, result) {
                     let watch = Watch {
                         due: changes.first_after(path, *zxid),
                         set_by: *id,
-                        waits_for_node: *reply == Reply::Absent,
                     };
                     session.add(path, watch);
                 }
@@ -78,13 +76,8 @@ pub(crate) fn check(
             Event::Disconnected {
                 session,
                 forgets_watches,
-            } => {
-                // A node that came and went meanwhile is not announced to one who waited for it.
-                let session = sessions.entry(*session).or_default();
-                let gone = session.watches.iter();
-                let gone = gone.filter(|(_, watch)| *forgets_watches || watch.waits_for_node);
-                let gone: Vec<&str> = gone.map(|(path, _)| *path).collect();
-                gone.into_iter().for_each(|path| session.remove(path));
+            } if *forgets_watches => {
+                sessions.remove(session);
             }
             _ => {}
         }

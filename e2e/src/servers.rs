@@ -37,6 +37,14 @@ impl Kind {
             Ok(other) => bail!("ZK_E2E_SERVERS is {other:?}; allowed are ours and apache"),
         }
     }
+
+    /// Builds or fetches what its servers need: where they are started there may be no network.
+    pub fn provide(self) -> Result<()> {
+        match self {
+            Self::Ours => tools::node().map(drop),
+            Self::Apache => tools::apache_class_path().map(drop),
+        }
+    }
 }
 
 /// What an ensemble is to be.

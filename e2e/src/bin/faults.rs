@@ -11,7 +11,8 @@ use clap::{Parser, ValueEnum};
 use e2e::faults::campaign::{self, Campaign};
 use e2e::faults::row::{self, Outcome, Row};
 use e2e::faults::rows::{self, ROWS};
-use e2e::report::{median, say};
+use e2e::faults::table;
+use e2e::report::say;
 use e2e::servers::Kind;
 
 /// Breaks real ensembles, Apache's or ours, in network namespaces and on disks of their own, while clients write, read and
@@ -40,6 +41,9 @@ struct Args {
     /// Keeps the servers' logs of every run there, and the histories in which something was wrong
     #[arg(long)]
     keep: Option<PathBuf>,
+    /// Only prints what earlier runs have seen, Apache's servers and ours side by side; the rows are files of --json
+    #[arg(long)]
+    compare: bool,
     /// Random faults instead of rows
     #[arg(long)]
     random: bool,
@@ -76,10 +80,15 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if args.compare {
+        let files: Vec<PathBuf> = args.rows.iter().map(PathBuf::from).collect();
+        print!("{}", table::compare(&files)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let kept = if args.random {
         random(&args)?
     } else {
-        table(&args)?
+        play(&args)?
     };
     Ok(if kept {
         ExitCode::SUCCESS
@@ -123,12 +132,9 @@ fn chosen(args: &Args) -> Result<Vec<&'static Row>> {
 }
 
 /// Plays the rows and prints the table; whether everything of ours was kept.
-fn table(args: &Args) -> Result<bool> {
+fn play(args: &Args) -> Result<bool> {
     let mut kept = true;
-    println!(
-        "| fault | servers | write gap ms | read gap ms | worst client ms | acknowledged | lost | unknown | recovered | what happened |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("{}", table::HEAD);
     for row in chosen(args)? {
         for kind in args.servers.kinds() {
             let mut outcomes = Vec::new();
@@ -145,7 +151,7 @@ fn table(args: &Args) -> Result<bool> {
                 outcomes.push(outcome);
             }
             kept &= *kind == Kind::Apache || outcomes.iter().all(Outcome::kept);
-            println!("{}", line(&outcomes));
+            println!("{}", table::line(&outcomes));
         }
     }
     Ok(kept)
@@ -155,51 +161,4 @@ fn append(path: &PathBuf, outcome: &Outcome) -> Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     writeln!(file, "{}", serde_json::to_string(outcome)?)?;
     Ok(())
-}
-
-/// A row of the table: sums and medians, and what happened the last time.
-fn line(outcomes: &[Outcome]) -> String {
-    let gap = |of: fn(&Outcome) -> u64| {
-        let gaps: Vec<u64> = outcomes.iter().map(of).collect();
-        let middle = median(&gaps).unwrap_or_default();
-        match gaps.len() {
-            1 => middle.to_string(),
-            _ => format!(
-                "{middle} ({}–{})",
-                gaps.iter().min().unwrap_or(&0),
-                gaps.iter().max().unwrap_or(&0)
-            ),
-        }
-    };
-    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
-    let recovered: Option<Vec<u64>> = outcomes
-        .iter()
-        .map(|outcome| outcome.recovered_ms)
-        .collect();
-    let recovered = recovered
-        .and_then(|times| median(&times))
-        .map_or("no".to_owned(), |ms| {
-            format!("yes, {:.1} s", ms as f64 / 1000.0)
-        });
-    let Some(last) = outcomes.last() else {
-        return String::new();
-    };
-    let violations = sum(|outcome| outcome.violations.len());
-    let violated = if violations == 0 {
-        String::new()
-    } else {
-        format!("**{violations} violations**; ")
-    };
-    format!(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {recovered} | {violated}{} |",
-        last.row,
-        last.servers,
-        gap(|outcome| outcome.write_gap_ms),
-        gap(|outcome| outcome.read_gap_ms),
-        gap(|outcome| outcome.client_gap_ms),
-        sum(|outcome| outcome.acknowledged),
-        sum(|outcome| outcome.lost),
-        sum(|outcome| outcome.unknown),
-        last.what
-    )
 }

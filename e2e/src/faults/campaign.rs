@@ -126,6 +126,7 @@ pub fn run(campaign: &Campaign) -> Result<bool> {
         seed: campaign.seed,
     };
     let medium = Medium::Memory { mib, memory_mib };
+    campaign.kind.provide()?;
     let (verdict, files) = in_lab(voters as u32 + 1, medium, |lab| {
         let mut stage = Stage::start(lab, &setting)?;
         let converged = rounds(&mut stage, &mut random, campaign.time, &mut log)?;
@@ -254,6 +255,13 @@ fn begin(stage: &mut Stage<'_>, random: &mut Random, fault: Fault, log: &mut Log
     };
     let others = stage.others(id);
     let other = others[random.index(others.len())];
+    let of_disk = matches!(
+        fault,
+        Fault::FullDisk | Fault::FrozenDisk | Fault::SlowDisk | Fault::BrokenDisk
+    );
+    if of_disk && stage.lab.disk(id).is_troubled() {
+        return Ok(());
+    }
     let led = if leader == Some(id) {
         ", the leader"
     } else {

@@ -97,6 +97,15 @@ impl Disk {
         self.mount().join("data")
     }
 
+    /// Whether something is wrong with it already.
+    #[must_use]
+    pub fn is_troubled(&self) -> bool {
+        let full = [self.mount(), self.memory()]
+            .iter()
+            .any(|place| ballast(place).exists());
+        self.frozen || self.pulse.is_some() || full
+    }
+
     /// From now on whoever writes waits.
     pub fn freeze(&mut self) -> Result<()> {
         ensure!(self.medium != Medium::Folder, "a folder cannot be frozen");

@@ -13,4 +13,5 @@ pub mod row;
 pub mod rows;
 pub mod stage;
 pub mod storm;
+pub mod table;
 pub mod verdict;

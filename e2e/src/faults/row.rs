@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::disk::Medium;
 use super::lab::in_lab;
@@ -40,12 +40,12 @@ pub struct Row {
 }
 
 /// One line of the table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Outcome {
     /// The row's name.
-    pub row: &'static str,
+    pub row: String,
     /// `ours` or `apache`.
-    pub servers: &'static str,
+    pub servers: String,
     /// Voters of the ensemble.
     pub voters: usize,
     /// Longest time without an acknowledged write, from the fault on.
@@ -103,6 +103,7 @@ pub fn play(
         seed,
     };
     let members = (voters + row.observers) as u32;
+    kind.provide()?;
     let (verdict, recovered, dir) = in_lab(members, row.medium, |lab| {
         let mut stage = Stage::start(lab, &setting)?;
         stage.watch(Duration::from_secs(2))?;
@@ -127,10 +128,10 @@ fn outcome(
 ) -> Outcome {
     let ms = |duration: Duration| duration.as_millis() as u64;
     Outcome {
-        row: row.name,
+        row: row.name.to_owned(),
         servers: match kind {
-            Kind::Ours => "ours",
-            Kind::Apache => "apache",
+            Kind::Ours => "ours".to_owned(),
+            Kind::Apache => "apache".to_owned(),
         },
         voters,
         write_gap_ms: ms(verdict.write_gap),

@@ -23,6 +23,8 @@ const RESTART: Duration = Duration::from_secs(1);
 /// How many more batches of writes mean that writing goes on, and not only what was under way.
 const GOES_ON: usize = 40;
 const RECORDERS: usize = 4;
+/// How long all members have to serve before that counts: one that was away may not know yet that nobody follows it.
+const STABLE: Duration = Duration::from_secs(2);
 
 /// What the stage is to be.
 #[derive(Clone, Debug)]
@@ -245,23 +247,38 @@ impl<'a> Stage<'a> {
         (load.recorder.events(), load.writers.acknowledged().count())
     }
 
-    /// Waits until all members serve and writes go on; `None` if they don't within `patience`.
+    /// Waits until all members serve, under one leader and for a while, and writes go on; `None` if they don't within
+    /// `patience`.
     pub fn recover(&mut self, patience: Duration) -> Result<Option<Duration>> {
         let start = *self.healed.get_or_insert_with(Instant::now);
-        let all_serve = |stage: &mut Self| {
-            let servers = &mut stage.servers().servers;
-            servers
-                .iter()
-                .all(|server| server.pid().is_some() && serves(server.srvr()))
-        };
+        let mut well_since = None;
         while start.elapsed() < patience {
             self.supervise()?;
-            if all_serve(self) && self.writes_go_on(patience.saturating_sub(start.elapsed()))? {
-                return Ok(Some(start.elapsed()));
+            if self.is_well() {
+                let since = *well_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > STABLE && self.writes_go_on(PATIENCE)? {
+                    return Ok(Some(since.saturating_duration_since(start)));
+                }
+            } else {
+                well_since = None;
             }
             std::thread::sleep(POLL);
         }
         Ok(None)
+    }
+
+    /// Whether all members say that they serve, and one that it leads.
+    fn is_well(&mut self) -> bool {
+        let servers = &self.servers().servers;
+        if servers.iter().any(|server| server.pid().is_none()) {
+            return false;
+        }
+        let answers: Vec<_> = servers.iter().map(|server| server.srvr()).collect();
+        let leaders = answers
+            .iter()
+            .flatten()
+            .filter(|srvr| srvr.mode == "leader");
+        leaders.count() == 1 && answers.into_iter().all(serves)
     }
 
     /// Ends the load and judges. What does not serve by now is restarted by hand, so that its data can be judged.

@@ -105,6 +105,8 @@ struct Running {
     clients: LocalClients,
     work: Vec<Work>,
     last_leader: Option<ServerId>,
+    /// When it was told last which clients were active.
+    clients_heard: Instant,
     stopping: Option<Instant>,
     proposal_sizes: Option<(usize, usize, usize)>,
 }
@@ -121,6 +123,7 @@ impl Driver {
             clients,
             work: Vec::new(),
             last_leader: None,
+            clients_heard: Instant::now(),
             stopping: None,
             proposal_sizes: None,
         };
@@ -136,7 +139,11 @@ impl Driver {
                     }
                 }
                 () = tokio::time::sleep_until(deadline.into()) => {
-                    running.hear_clients()?;
+                    // What has arrived is looked at before anybody is judged by his silence.
+                    for message in std::iter::from_fn(|| messages.try_recv().ok()).take(BATCH) {
+                        running.message(message)?;
+                    }
+                    running.hear_clients_if_due()?;
                     running.input(Input::Tick)?;
                 }
             }
@@ -191,7 +198,7 @@ impl Running {
             Message::Packets(link, packets) => {
                 for packet in packets {
                     if matches!(packet, Packet::Ping { .. }) {
-                        self.hear_clients()?;
+                        self.hear_clients_if_due()?;
                     }
                     self.input(Input::Packet { link, packet })?;
                 }
@@ -299,6 +306,19 @@ impl Running {
         Ok(())
     }
 
+    /// The leader hears its clients before each tick, because that may end their sessions. What others report needs no more
+    /// than half a tick's precision, and the leader asks much more often.
+    fn hear_clients_if_due(&mut self) -> anyhow::Result<()> {
+        let tick_ms = self.driver.shared.config.sessions.tick_time_ms;
+        let half_tick = Duration::from_millis(u64::from(tick_ms) / 2);
+        let leads = self.driver.member.peer().state() == PeerState::Leading;
+        if !leads && self.clients_heard.elapsed() < half_tick {
+            return Ok(());
+        }
+        self.clients_heard = Instant::now();
+        self.hear_clients()
+    }
+
     /// Tells the member which sessions were active.
     fn hear_clients(&mut self) -> anyhow::Result<()> {
         let mut sessions = Vec::new();
@@ -358,6 +378,7 @@ impl Running {
         status.last_logged = peer.last_logged();
         status.outstanding = self.driver.member.outstanding();
         status.proposal_sizes = self.proposal_sizes;
+        self.driver.shared.freshness.renew(peer.fresh_until());
         status.synced_followers = 0;
         status.synced_observers = 0;
         status.synced_non_voting = 0;

@@ -77,5 +77,25 @@ pub const SESSIONLESS_MS: u64 = 10_000;
 /// How often silent connections are looked for, in ms.
 pub const IDLE_CHECK_MS: u64 = 1_000;
 
+/// After this time without an acknowledgement of what was sent, an election connection counts as broken, in ms. Both
+/// directions must work for that, so one that works one way only does not last. Three retransmissions fit in.
+pub const PEER_UNACKNOWLEDGED_MS: u64 = 1_000;
+
+/// The same for the connection to the leader, in ms. Longer, because it also ends when a leader that stands still for this
+/// time has no more room for what is forwarded to it.
+pub const LEADER_UNACKNOWLEDGED_MS: u64 = 2_000;
+
+/// A connection to another server on which nothing is sent is probed as often as this, in s: the least that the system
+/// can do. So it is known before the next election who can be reached.
+pub const PEER_PROBE_S: u64 = 1;
+
+/// How often the server with the greater id calls one of the voters that it has no election connection to, in ms. It
+/// need not be often: who wants to vote calls at once.
+pub const ELECTION_RECALL_MS: u64 = 1_000;
+
+/// How long a call to an elected leader may take, in ms, where `cnxTimeout` is not less: one that does not answer within
+/// half a second, on whatever network, is not reached, and the others may be able to elect another.
+pub const LEADER_DIAL_MS: u64 = 500;
+
 /// How long a quorum connection that this server closes waits for the other side to close, in ms.
 pub const LINK_CLOSE_MS: u64 = 2_000;

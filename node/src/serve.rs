@@ -30,7 +30,7 @@ use crate::limits;
 use crate::metrics::{self, Metrics};
 use crate::net::election::{self, ElectionCommand, ElectionSettings};
 use crate::net::{self, EVERYWHERE, Report, client, quorum};
-use crate::shared::Shared;
+use crate::shared::{Freshness, Shared};
 use crate::status::Status;
 use crate::storage::StorageError;
 use crate::storage::dirs::DataDirs;
@@ -139,6 +139,7 @@ fn load(call: &Call, started: Instant) -> anyhow::Result<Loaded> {
         watches: Mutex::new(WatchTable::new()),
         connections: Mutex::new(HashMap::new()),
         serving: AtomicBool::new(false),
+        freshness: Freshness::new(started),
         outstanding_bytes: AtomicUsize::new(0),
         status: Mutex::new(Status {
             standalone: config.quorum.is_none(),
@@ -318,9 +319,9 @@ impl Loaded {
         open_client_ports(&shared, &report, &mut acceptors).await?;
         watch_the_clock(&shared, &report);
         let quorum = shared.config.quorum.as_ref();
-        let dial_timeout = Duration::from_millis(
-            quorum.map_or(5000, |quorum| u64::from(quorum.connect_timeout_ms)),
-        );
+        let dial_timeout = Duration::from_millis(quorum.map_or(limits::LEADER_DIAL_MS, |quorum| {
+            limits::LEADER_DIAL_MS.min(quorum.connect_timeout_ms.into())
+        }));
         let driver = Driver {
             member,
             shared,
@@ -346,6 +347,8 @@ async fn open_quorum_ports(
     let addresses = own.map(|own| own.addresses.clone()).unwrap_or_default();
     let links = Arc::new(quorum::LinkNumbers::default());
     let mut elections = Vec::new();
+    let tick_ms = u64::from(shared.config.sessions.tick_time_ms);
+    let sync_limit = Duration::from_millis(tick_ms * u64::from(quorum.sync_limit));
     let retries = match quorum.election_port_bind_retry {
         0 => u32::MAX,
         retries => retries,
@@ -362,15 +365,14 @@ async fn open_quorum_ports(
             shared.clone(),
             report.clone(),
             links.clone(),
+            sync_limit,
         ));
         elections.push(bind(host, address.election_port, "election", retries).await?);
     }
     let settings = ElectionSettings {
         my_id: ensemble.my_id,
         connect_timeout: Duration::from_millis(quorum.connect_timeout_ms.into()),
-        introduction_timeout: Duration::from_millis(
-            u64::from(shared.config.sessions.tick_time_ms) * u64::from(quorum.sync_limit),
-        ),
+        introduction_timeout: sync_limit,
     };
     let (commands, received) = mpsc::unbounded_channel();
     tokio::spawn(election::run(

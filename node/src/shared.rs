@@ -5,12 +5,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use node_core::replica::Replica;
 use node_core::tree::{SnapshotId, TreeOptions};
 use node_core::watch::{ConnectionId, WatchTable};
-use node_core::zxid::Zxid;
+use node_core::zxid::{Time, Zxid};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::limits;
@@ -35,6 +37,8 @@ pub struct Shared {
     pub connections: Mutex<HashMap<ConnectionId, Arc<Connection>>>,
     /// Whether clients are served.
     pub serving: AtomicBool,
+    /// Until when reads are answered.
+    pub freshness: Freshness,
     /// Bytes of all requests that wait for their commit.
     pub outstanding_bytes: AtomicUsize,
     /// What the driver last said of itself.
@@ -84,6 +88,48 @@ impl Shared {
             generation: self.generation.load(Ordering::Relaxed),
             shared: self.clone(),
         }
+    }
+}
+
+/// Until when a server may answer from what it has. A server that has slept may have lost its ensemble without knowing:
+/// until it has heard its leader, or as the leader a quorum, its clients' requests wait.
+#[derive(Debug)]
+pub struct Freshness {
+    started: Instant,
+    until_ms: AtomicU64,
+    renewed: Notify,
+}
+
+impl Freshness {
+    /// With the clock that the driver's times are counted by.
+    #[must_use]
+    pub fn new(started: Instant) -> Self {
+        Self {
+            started,
+            until_ms: AtomicU64::new(0),
+            renewed: Notify::new(),
+        }
+    }
+
+    /// The driver knows more.
+    pub fn renew(&self, until: Time) {
+        let was_stale = !self.is_fresh();
+        self.until_ms.store(until.0, Ordering::Release);
+        if was_stale {
+            self.renewed.notify_waiters();
+        }
+    }
+
+    /// Whether requests may be answered now.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        let until = Duration::from_millis(self.until_ms.load(Ordering::Acquire));
+        self.started.elapsed() <= until
+    }
+
+    /// Ends when it may have become fresh again. To be called before [`is_fresh`](Self::is_fresh) is asked.
+    pub fn renewed(&self) -> impl Future<Output = ()> {
+        self.renewed.notified()
     }
 }
 

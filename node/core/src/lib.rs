@@ -23,6 +23,7 @@ pub mod election;
 mod zab;
 
 mod local;
+mod timing;
 
 pub mod effect;
 

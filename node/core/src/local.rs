@@ -7,60 +7,9 @@ use crate::effect::Effect;
 use crate::election::vote::Vote;
 use crate::proto::election::{Notification, PeerState};
 use crate::quorum::config::{MemberRole, QuorumConfig};
+use crate::timing::Timing;
 use crate::zab::history::History;
-use crate::zxid::{Epoch, ServerId, Zxid};
-
-/// Every interval that the protocol knows, in milliseconds.
-#[derive(Clone, Debug)]
-pub struct Timing {
-    /// The unit of the two limits ("tickTime").
-    pub tick_ms: u64,
-    /// Ticks that a learner may take to connect and synchronize.
-    pub init_limit: u32,
-    /// Ticks that leader and learner may be silent.
-    pub sync_limit: u32,
-    /// How long an election waits for a better vote when some voters have not voted.
-    pub finalize_wait_ms: u64,
-    /// The first interval at which votes are sent again; it doubles each time.
-    pub resend_min_ms: u64,
-    /// The last one.
-    pub resend_max_ms: u64,
-    /// Pause between two attempts to connect to the leader.
-    pub dial_pause_ms: u64,
-    /// Attempts to connect to the leader.
-    pub dial_attempts: u32,
-    /// How long a learner that connects before its leader is elected is kept.
-    pub early_learner_ms: u64,
-    /// How long a leader that resigned waits for its last proposals, and stands back in the election after it.
-    pub resign_ms: u64,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            tick_ms: 2000,
-            init_limit: 10,
-            sync_limit: 5,
-            finalize_wait_ms: 200,
-            resend_min_ms: 200,
-            resend_max_ms: 60_000,
-            dial_pause_ms: 100,
-            dial_attempts: 5,
-            early_learner_ms: 1000,
-            resign_ms: 2000,
-        }
-    }
-}
-
-impl Timing {
-    pub(crate) fn init_ms(&self) -> u64 {
-        self.tick_ms * u64::from(self.init_limit)
-    }
-
-    pub(crate) fn sync_ms(&self) -> u64 {
-        self.tick_ms * u64::from(self.sync_limit)
-    }
-}
+use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
 pub(crate) struct Local {
     pub(crate) my_id: ServerId,
@@ -81,6 +30,10 @@ pub(crate) struct Local {
     pub(crate) vote: Vote,
     /// Election connections, as far as the shell has told.
     pub(crate) links: BTreeMap<ServerId, bool>,
+    /// Leaders that this server has lost, and until when it does not vote for them.
+    pub(crate) avoided: BTreeMap<ServerId, Time>,
+    /// How often in a row this server has left a leader, or stopped to lead, before it served.
+    pub(crate) setbacks: u32,
 }
 
 impl Local {
@@ -101,6 +54,33 @@ impl Local {
     /// Whether this server takes no part in quorums, neither now nor in the configuration to come.
     pub(crate) fn only_observes(&self) -> bool {
         self.observer && !self.is_voter(self.my_id)
+    }
+
+    /// Whether there is a connection to this server on which messages get there and back.
+    pub(crate) fn reaches(&self, id: ServerId) -> bool {
+        id == self.my_id || self.links.get(&id) == Some(&true)
+    }
+
+    /// Whether this server does not vote for it at the moment.
+    pub(crate) fn avoids(&self, now: Time, id: ServerId) -> bool {
+        self.avoided.get(&id).is_some_and(|until| now < *until)
+    }
+
+    /// A connection came up or broke. What comes up anew has just shown that both directions work.
+    pub(crate) fn link(&mut self, peer: ServerId, up: bool) {
+        if self.links.insert(peer, up) != Some(up) && up {
+            self.avoided.remove(&peer);
+        }
+    }
+
+    /// How long this time a leader may wait for a quorum to connect.
+    pub(crate) fn discovery_ms(&self) -> u64 {
+        self.timing.doubled(self.timing.discovery_ms, self.setbacks)
+    }
+
+    /// How long this time a learner may try to connect.
+    pub(crate) fn connect_ms(&self) -> u64 {
+        self.timing.doubled(self.timing.connect_ms, self.setbacks)
     }
 
     /// A voter needs a disk: an observer that had none begins to keep one.

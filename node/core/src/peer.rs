@@ -17,10 +17,10 @@ use crate::effect::{Effect, Input, Leave, LinkId, RoleInfo};
 use crate::election::vote::Vote;
 use crate::election::{Elected, Election};
 use crate::local::Local;
-pub use crate::local::Timing;
 use crate::proto::election::{Notification, PeerState};
 use crate::proto::quorum::{Packet, Proposal};
 use crate::quorum::config::{MemberRole, QuorumConfig};
+pub use crate::timing::Timing;
 use crate::zab::history::History;
 use crate::zab::leader::Leader;
 use crate::zab::learner::Learner;
@@ -104,6 +104,8 @@ pub struct Peer {
     local: Local,
     role: Role,
     links_dialled: u64,
+    /// When it was stepped last.
+    stepped_at: Time,
     early: BTreeMap<LinkId, EarlyLearner>,
     /// What a role's start asked for, until the first step.
     started: Vec<Effect>,
@@ -139,9 +141,12 @@ impl Peer {
                 round: 0,
                 vote: Vote::NONE,
                 links: BTreeMap::new(),
+                avoided: BTreeMap::new(),
+                setbacks: 0,
             },
             role: Role::Settling,
             links_dialled: 0,
+            stepped_at: now,
             early: BTreeMap::new(),
             started: Vec::new(),
         };
@@ -157,6 +162,7 @@ impl Peer {
         if matches!(self.role, Role::Halted) {
             return;
         }
+        self.notice_pause(now);
         let result = self.route(now, input, effects);
         match result {
             Ok(()) => {}
@@ -175,13 +181,37 @@ impl Peer {
         if !self.started.is_empty() {
             return Time(0);
         }
+        let local = &self.local;
+        // Looking at the clock is what shows a pause.
+        let look = self.stepped_at.after(local.timing.beat_ms());
         let role = match &self.role {
-            Role::Looking(election) => election.next_deadline(),
-            Role::Leading(leader) => leader.next_deadline(),
-            Role::Following(learner) | Role::Observing(learner) => learner.next_deadline(),
+            Role::Looking(election) => election.next_deadline(self.stepped_at, local),
+            Role::Leading(leader) => leader.next_deadline(self.stepped_at, local).min(look),
+            Role::Following(learner) | Role::Observing(learner) => {
+                learner.next_deadline(local).min(look)
+            }
             Role::Settling | Role::Halted => Time(u64::MAX),
         };
         self.early.values().map(|e| e.until).fold(role, Time::min)
+    }
+
+    /// What this server has slept is nobody else's silence.
+    fn notice_pause(&mut self, now: Time) {
+        let late_ms = now.0.saturating_sub(self.next_deadline().0);
+        self.stepped_at = now;
+        if late_ms == 0 {
+            return;
+        }
+        match &mut self.role {
+            Role::Looking(election) if late_ms >= self.local.timing.beat_ms() => {
+                election.excuse(now, &self.local);
+            }
+            Role::Leading(leader) => leader.excuse(now, late_ms, &self.local),
+            Role::Following(learner) | Role::Observing(learner) => {
+                learner.excuse(now, late_ms, &self.local);
+            }
+            Role::Looking(_) | Role::Settling | Role::Halted => {}
+        }
     }
 
     fn route(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) -> Result<(), Leave> {
@@ -192,7 +222,7 @@ impl Peer {
                 Ok(())
             }
             Input::ElectionLink { peer, up } => {
-                self.local.links.insert(peer, up);
+                self.local.link(peer, up);
                 if let Role::Looking(election) = &mut self.role {
                     let elected = election.link(now, &self.local, peer, up, effects);
                     self.take_part(now, elected, effects);
@@ -267,6 +297,7 @@ impl Peer {
             self.early.remove(&link);
             effects.push(Effect::CloseLink(link));
         }
+        self.local.avoided.retain(|_, until| now < *until);
         match &mut self.role {
             Role::Looking(election) => {
                 let elected = election.tick(now, &self.local, effects);
@@ -277,7 +308,7 @@ impl Peer {
             Role::Following(learner) | Role::Observing(learner) => {
                 let link = LinkId::dialled(self.links_dialled);
                 self.links_dialled += 1;
-                learner.tick(now, link, effects)
+                learner.tick(now, &self.local, link, effects)
             }
             Role::Settling | Role::Halted => Ok(()),
         }
@@ -381,7 +412,7 @@ impl Peer {
         match &mut self.role {
             Role::Leading(leader) if !link.is_dialled() => leader.link_up(now, &self.local, link),
             Role::Following(learner) | Role::Observing(learner) if link.is_dialled() => {
-                learner.link_up(&self.local, link, effects);
+                learner.link_up(now, &self.local, link, effects);
             }
             Role::Looking(_) if !link.is_dialled() && self.early.len() < EARLY_LEARNERS_MAX => {
                 let until = now.after(self.local.timing.early_learner_ms);
@@ -471,10 +502,22 @@ impl Peer {
 
     /// Ends a role.
     fn leave(&mut self, now: Time, why: String, resigned: bool, effects: &mut Vec<Effect>) {
+        // Whom nobody has followed makes way too.
+        let leader = self
+            .leader()
+            .filter(|leader| *leader != self.local.my_id || !self.is_serving());
         match &self.role {
             Role::Leading(leader) => leader.close(effects),
             Role::Following(learner) | Role::Observing(learner) => learner.close(effects),
             Role::Looking(_) | Role::Settling | Role::Halted => {}
+        }
+        self.local.setbacks = match self.is_serving() {
+            true => 0,
+            false => self.local.setbacks.saturating_add(1),
+        };
+        if let Some(leader) = leader {
+            let until = now.after(self.local.timing.avoid_ms);
+            self.local.avoided.insert(leader, until);
         }
         self.look(now, why, resigned, effects);
     }
@@ -531,6 +574,17 @@ impl Peer {
             Role::Leading(leader) => leader.is_established(),
             Role::Following(learner) | Role::Observing(learner) => learner.is_broadcasting(),
             Role::Looking(_) | Role::Settling | Role::Halted => false,
+        }
+    }
+
+    /// Until when this server may take what it has for the ensemble's state of a moment ago: it has heard its leader, or
+    /// as the leader a quorum, not long before. After a pause this is in the past until they are heard again.
+    #[must_use]
+    pub fn fresh_until(&self) -> Time {
+        match &self.role {
+            Role::Leading(leader) => leader.fresh_until(&self.local),
+            Role::Following(learner) | Role::Observing(learner) => learner.fresh_until(&self.local),
+            Role::Looking(_) | Role::Settling | Role::Halted => Time(0),
         }
     }
 

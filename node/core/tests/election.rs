@@ -41,6 +41,11 @@ fn looking(committed: &[i64], proposed: Option<&[i64]>) -> Peer {
     };
     let mut peer = Peer::new(peer, recovered, Time(0));
     peer.step(Time(0), Input::Tick, &mut Vec::new());
+    for id in [1, 2] {
+        let (id, up) = (ServerId(id), true);
+        let input = Input::ElectionLink { peer: id, up };
+        peer.step(Time(0), input, &mut Vec::new());
+    }
     peer
 }
 

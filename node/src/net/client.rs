@@ -108,6 +108,8 @@ enum Pause {
     Input,
     /// The driver has to answer, or the client to read, before the next request is looked at.
     Outbox,
+    /// The server has to hear its leader, or its followers.
+    Freshness,
 }
 
 impl Task {
@@ -117,7 +119,9 @@ impl Task {
         let mut unsent = Bytes::new();
         let handshake = tokio::time::sleep(Duration::from_millis(limits::SESSIONLESS_MS));
         tokio::pin!(handshake);
+        let shared = self.shared.clone();
         loop {
+            let renewed = shared.freshness.renewed();
             let pause = if self.state == State::Ended {
                 Pause::Outbox
             } else {
@@ -140,6 +144,7 @@ impl Task {
             }
             tokio::select! {
                 () = self.connection.changed.notified() => {}
+                () = renewed, if pause == Pause::Freshness => {}
                 _ = self.stream.writable(), if !unsent.is_empty() => {}
                 ready = self.stream.readable(), if pause == Pause::Input => {
                     if ready.is_err() || !self.receive() {
@@ -261,6 +266,9 @@ impl Task {
     /// Answers reads and collects writes until something has to be waited for.
     fn requests(&mut self) -> Pause {
         loop {
+            if !self.shared.freshness.is_fresh() {
+                return Pause::Freshness;
+            }
             let mut writes = Vec::new();
             let outcome = self.batch(&mut writes);
             if !writes.is_empty() {

@@ -18,8 +18,10 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::Report;
+use crate::limits;
 
 type Addresses = Vec<(String, u16)>;
 
@@ -85,6 +87,8 @@ struct Manager {
     settings: ElectionSettings,
     own_addresses: Addresses,
     peers: BTreeMap<ServerId, Peer>,
+    /// The voters that this server calls when there is no connection.
+    called: Vec<ServerId>,
     report: Report,
     events: mpsc::UnboundedSender<Event>,
     connections: u64,
@@ -113,11 +117,14 @@ pub async fn run(
         settings,
         own_addresses: vec![],
         peers: BTreeMap::new(),
+        called: vec![],
         report,
         events,
         connections: 0,
     };
     manager.set_members(&config);
+    let mut recall = tokio::time::interval(Duration::from_millis(limits::ELECTION_RECALL_MS));
+    recall.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -126,6 +133,7 @@ pub async fn run(
                 Some(ElectionCommand::Members(config)) => manager.set_members(&config),
                 None => break,
             },
+            _ = recall.tick() => manager.call_all(),
             Some(event) = happened.recv() => match event {
                 Event::Introduced(stream, rest, introduction) => manager.introduced(stream, rest, introduction),
                 Event::Dialled(to, result) => manager.dialled(to, result),
@@ -151,6 +159,19 @@ impl Manager {
             } else {
                 self.peers.entry(id).or_default().addresses = addresses;
             }
+        }
+        let my_id = self.settings.my_id;
+        self.called = if config.is_voter(my_id) {
+            config.voters().filter(|id| *id < my_id).collect()
+        } else {
+            vec![]
+        };
+    }
+
+    /// Votes are given only to who can be reached: that is to be known before they are.
+    fn call_all(&mut self) {
+        for id in self.called.clone() {
+            self.dial_if_needed(id);
         }
     }
 
@@ -227,7 +248,8 @@ impl Manager {
     }
 
     fn keep(&mut self, from: ServerId, stream: TcpStream, rest: BytesMut) {
-        if let Err(error) = stream.set_nodelay(true) {
+        let patience = Duration::from_millis(limits::PEER_UNACKNOWLEDGED_MS);
+        if let Err(error) = super::guard(&stream, patience) {
             tracing::debug!(peer = %from, %error, "an election connection broke at once");
             return;
         }
@@ -309,9 +331,7 @@ async fn dial(
 }
 
 async fn accept(listener: TcpListener, timeout: Duration, events: mpsc::UnboundedSender<Event>) {
-    let waiting = Arc::new(tokio::sync::Semaphore::new(
-        crate::limits::ELECTION_HANDSHAKES,
-    ));
+    let waiting = Arc::new(tokio::sync::Semaphore::new(limits::ELECTION_HANDSHAKES));
     loop {
         let Some((stream, from)) = super::accept(&listener).await else {
             continue;

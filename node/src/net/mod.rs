@@ -13,11 +13,15 @@ use node_core::effect::Input;
 use node_core::proto::election::Notification;
 use node_core::zxid::ServerId;
 use rustix::io::Errno;
-use rustix::net::sockopt::set_ipv6_v6only;
+use rustix::net::sockopt::{
+    set_ipv6_v6only, set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl,
+    set_tcp_user_timeout,
+};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::driver::Message;
+use crate::limits;
 
 /// Tells the driver what has happened. When the driver is gone the process is about to end, so nothing is lost then.
 #[derive(Clone, Debug)]
@@ -71,6 +75,19 @@ fn open_dual(port: u16) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
     socket.listen(BACKLOG)
+}
+
+/// Makes a connection to another server tell when it is broken: what is sent must be acknowledged within `patience`, and
+/// where nothing is sent the system probes. Small packets go at once.
+pub(crate) fn guard(stream: &TcpStream, patience: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let probe = Duration::from_secs(limits::PEER_PROBE_S);
+    set_socket_keepalive(stream, true)?;
+    set_tcp_keepidle(stream, probe)?;
+    set_tcp_keepintvl(stream, probe)?;
+    let patience_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+    set_tcp_user_timeout(stream, patience_ms)?;
+    Ok(())
 }
 
 /// The next connection, with the caller's own address: one of IP version 4 is not seen through version 6. Where the system is out of something, a pause keeps the loop from spinning.

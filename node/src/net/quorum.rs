@@ -95,12 +95,14 @@ impl Link {
     }
 }
 
-/// Accepts learners.
+/// Accepts learners. What is sent to one must be acknowledged within `patience`: long, because one that is slow to take
+/// a snapshot is not gone. Whether a quorum is heard is judged by the answers to pings.
 pub async fn listen(
     listener: TcpListener,
     shared: Arc<Shared>,
     report: Report,
     numbers: Arc<LinkNumbers>,
+    patience: Duration,
 ) {
     let places = Arc::new(Semaphore::new(limits::QUORUM_LINKS));
     loop {
@@ -113,6 +115,10 @@ pub async fn listen(
         };
         let id = LinkId::accepted(numbers.next());
         tracing::debug!(%from, ?id, "a learner connects");
+        if let Err(error) = super::guard(&stream, patience) {
+            tracing::debug!(%from, %error, "a learner's connection broke at once");
+            continue;
+        }
         start(id, stream, Some(place), shared.clone(), report.clone());
     }
 }
@@ -137,7 +143,15 @@ pub async fn dial(
 ) {
     for (host, port) in addresses {
         match tokio::time::timeout(timeout, TcpStream::connect((host.as_str(), port))).await {
-            Ok(Ok(stream)) => return start(id, stream, None, shared, report),
+            Ok(Ok(stream)) => {
+                let patience = Duration::from_millis(limits::LEADER_UNACKNOWLEDGED_MS);
+                match super::guard(&stream, patience) {
+                    Ok(()) => return start(id, stream, None, shared, report),
+                    Err(error) => {
+                        tracing::info!(%host, port, %error, "the connection to the leader broke at once")
+                    }
+                }
+            }
             Ok(Err(error)) => {
                 tracing::info!(%host, port, %error, "the leader's quorum port cannot be reached yet")
             }
@@ -154,10 +168,6 @@ fn start(
     shared: Arc<Shared>,
     report: Report,
 ) {
-    if stream.set_nodelay(true).is_err() {
-        report.send(Message::Peer(Input::LinkDown(id)));
-        return;
-    }
     let link = Arc::new(Link::default());
     let (read, write) = stream.into_split();
     report.send(Message::LinkUp(id, link.clone()));

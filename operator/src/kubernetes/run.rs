@@ -85,7 +85,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         })?;
     let pages = web::serve(listener, metrics.clone(), health.clone());
     let config = config().await?;
-    let client = client(config.clone(), Some(&metrics))?;
+    let client = client(config.clone(), &metrics)?;
     let lease = LeaseName {
         name: options.lease_name.clone(),
         namespace: options
@@ -95,7 +95,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         identity: options.identity.clone(),
     };
     // A client and a task of its own: nothing else can delay a renewal.
-    let (keeper, fence) = Keeper::new(self::client(config, None)?, lease);
+    let (keeper, fence) = Keeper::new(self::client(config, &metrics)?, lease);
     let (release, released) = oneshot::channel();
     let mut keeping = tokio::spawn(keeper.keep_until(async {
         // An error means that this process is ending anyway.
@@ -202,16 +202,12 @@ async fn config() -> Result<Config, RunError> {
     Ok(config)
 }
 
-fn client(config: Config, metrics: Option<&Metrics>) -> Result<Client, RunError> {
+/// A client whose requests are counted, with a budget of its own.
+fn client(config: Config, metrics: &Metrics) -> Result<Client, RunError> {
     let builder =
         ClientBuilder::try_from(config).map_err(|error| RunError::Config(error.to_string()))?;
-    Ok(match metrics {
-        Some(metrics) => {
-            let traffic = Traffic::new(metrics.api_requests());
-            builder.with_layer(&traffic).build()
-        }
-        None => builder.build(),
-    })
+    let traffic = Traffic::new(metrics.api_requests());
+    Ok(builder.with_layer(&traffic).build())
 }
 
 /// Asks for the ensembles once, so that what is missing is said at the start.

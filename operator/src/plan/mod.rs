@@ -348,7 +348,10 @@ fn rest(_: &Cluster, _: &Desired, observed: &Observed) -> Verdict {
     let away = |instances: &[Instance]| -> Vec<ServerId> {
         let members = observed.members.iter();
         let here = |member: &Member| !member.retired && member.condemned.is_none();
-        let away = members.filter(|(id, member)| here(member) && !observed.healthy(**id));
+        // Services lead to those that the kubelet has found ready.
+        let serves =
+            |id: ServerId, member: &Member| observed.healthy(id) && member.pod.ready != Some(false);
+        let away = members.filter(|(id, member)| here(member) && !serves(**id, member));
         away.filter(|(_, member)| instances.contains(&member.instance))
             .map(|(id, _)| *id)
             .collect()

@@ -4,6 +4,11 @@
 //! The messages are Apache's. Two things make it faster. When every voter that can be reached has voted for the same,
 //! nothing better can come, and the election is over at once. And a server that hears a vote from somebody who can't
 //! know its own answers with it, instead of waiting for the next round of messages.
+//!
+//! Two things make it end where some servers do not reach each other. A server votes only for who it has a connection to,
+//! and for no leader that it has just lost: votes are passed on, so it hears of candidates that it could not follow.
+//! And a candidate without a quorum, when the votes stand still, is given up for one that others vote for. Both are
+//! preferences of this server's, which no other has to share.
 
 use std::collections::BTreeMap;
 
@@ -49,6 +54,10 @@ pub(crate) struct Election {
     decide_at: Option<Time>,
     /// Until when this server stands back.
     abstain_until: Option<Time>,
+    /// When the votes of this round, as far as they are known here, changed last.
+    quiet_since: Time,
+    /// Candidates that got no quorum, and until when this server does not vote for them again.
+    given_up: BTreeMap<ServerId, Time>,
 }
 
 impl Election {
@@ -71,6 +80,8 @@ impl Election {
             resend_ms: local.timing.resend_min_ms,
             decide_at: None,
             abstain_until,
+            quiet_since: now,
+            given_up: BTreeMap::new(),
         };
         election.own = election.own_vote(local);
         election.proposal = election.own;
@@ -91,11 +102,25 @@ impl Election {
         }
     }
 
-    pub(crate) fn next_deadline(&self) -> Time {
-        [self.decide_at, self.abstain_until]
-            .into_iter()
-            .flatten()
-            .fold(self.resend_at, Time::min)
+    pub(crate) fn next_deadline(&self, now: Time, local: &Local) -> Time {
+        let again = self.given_up.values().chain(local.avoided.values());
+        [
+            self.decide_at,
+            self.abstain_until,
+            self.gives_up_at(now, local),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(again.copied())
+        .fold(self.resend_at, Time::min)
+    }
+
+    /// This server has slept: what has arrived meanwhile is read before anything is decided.
+    pub(crate) fn excuse(&mut self, now: Time, local: &Local) {
+        self.quiet_since = now;
+        if let Some(at) = &mut self.decide_at {
+            *at = now.after(local.timing.finalize_wait_ms);
+        }
     }
 
     pub(crate) fn proposal(&self) -> Vote {
@@ -114,11 +139,13 @@ impl Election {
         if self.abstain_until.is_some_and(|at| at <= now) {
             self.abstain_until = None;
             self.own = self.own_vote(local);
-            if self.own > self.proposal {
-                self.proposal = self.own;
-                self.tell_all(local, effects);
-            }
         }
+        self.given_up.retain(|_, until| now < *until);
+        if self.gives_up_at(now, local).is_some_and(|at| at <= now) {
+            let until = now.after(local.timing.avoid_ms);
+            self.given_up.insert(self.proposal.leader, until);
+        }
+        self.reconsider(now, local, effects);
         if self.resend_at <= now {
             self.tell_all(local, effects);
             self.resend_ms = (self.resend_ms * 2).min(local.timing.resend_max_ms);
@@ -136,7 +163,8 @@ impl Election {
         up: bool,
         effects: &mut Vec<Effect>,
     ) -> Option<Elected> {
-        if up && local.is_voter(peer) {
+        let voted = self.reconsider(now, local, effects);
+        if up && local.is_voter(peer) && !voted {
             self.tell(local, peer, effects);
         }
         self.decide(now, local)
@@ -183,34 +211,97 @@ impl Election {
             self.tell(local, from, effects);
             return None;
         }
-        if heard.round > self.round {
+        let old = self.received.get(&from).copied();
+        if old.is_none_or(|old| (old.vote, old.round) != (heard.vote, heard.round)) {
+            self.quiet_since = now;
+        }
+        let is_later = heard.round > self.round;
+        if is_later {
             self.round = heard.round;
             local.round = heard.round;
             self.received.clear();
+            self.given_up.clear();
             self.proposal = self.own;
-            if candidate && self.is_better(local, heard.vote) {
-                self.proposal = heard.vote;
-            }
-            self.tell_all(local, effects);
-        } else if candidate && self.is_better(local, heard.vote) {
-            self.proposal = heard.vote;
-            self.tell_all(local, effects);
-        } else if self
-            .received
-            .get(&from)
-            .is_none_or(|old| old.vote != heard.vote && heard.vote < self.proposal)
-        {
-            self.tell(local, from, effects);
         }
         if candidate || heard.vote.leader == Vote::NOBODY {
             self.received.insert(from, heard);
         }
+        let voted = self.reconsider(now, local, effects);
+        if is_later && !voted {
+            self.tell_all(local, effects);
+        } else if !voted
+            && old.is_none_or(|old| old.vote != heard.vote && heard.vote < self.proposal)
+        {
+            self.tell(local, from, effects);
+        }
         self.decide(now, local)
     }
 
-    /// Whether to change to a vote. This is the one place that judges candidates.
-    fn is_better(&self, local: &Local, vote: Vote) -> bool {
-        local.last_seen_config().may_lead(vote.leader) && vote > self.proposal
+    /// Changes to the best vote that this server may give, and tells it. Whether it changed.
+    fn reconsider(&mut self, now: Time, local: &Local, effects: &mut Vec<Effect>) -> bool {
+        let mut best = self.best(now, local);
+        // A vote stands when who told of it has changed its mind.
+        if self.may_elect(now, local, self.proposal) {
+            best = best.max(self.proposal);
+        }
+        if best == self.proposal {
+            return false;
+        }
+        self.proposal = best;
+        self.quiet_since = now;
+        self.decide_at = None;
+        self.tell_all(local, effects);
+        true
+    }
+
+    fn best(&self, now: Time, local: &Local) -> Vote {
+        let heard = self.others().map(|(_, vote)| vote);
+        heard
+            .chain([self.own])
+            .filter(|vote| self.may_elect(now, local, *vote))
+            .max()
+            .unwrap_or(self.own)
+    }
+
+    /// The votes of others in this round. Those of servers that have elected somebody already count too: they may need
+    /// this server's to go on.
+    fn others(&self) -> impl Iterator<Item = (ServerId, Vote)> {
+        self.received.iter().map(|(id, heard)| (*id, heard.vote))
+    }
+
+    /// Whether this server may give a vote. This is the one place that judges candidates.
+    fn may_elect(&self, now: Time, local: &Local, vote: Vote) -> bool {
+        let id = vote.leader;
+        if vote == self.own {
+            return !self.given_up.contains_key(&id) && !local.avoids(now, id);
+        }
+        local.last_seen_config().may_lead(id)
+            && (vote.peer_epoch, vote.zxid) >= (self.own.peer_epoch, self.own.zxid)
+            && local.reaches(id)
+            && !local.avoids(now, id)
+            && (!self.given_up.contains_key(&id) || self.has_quorum(local, vote))
+    }
+
+    /// Whether those who vote for it are a quorum together with this server.
+    fn has_quorum(&self, local: &Local, vote: Vote) -> bool {
+        let votes = |id: ServerId| self.received.get(&id).is_some_and(|v| v.vote == vote);
+        local.is_quorum(|id| id == local.my_id || (votes(id) && local.reaches(id)))
+    }
+
+    /// When this server gives up its candidate: that has no quorum, the votes stand still, and there is another candidate
+    /// that somebody votes for. Who votes for the best goes first; the others wait for it to come to them.
+    fn gives_up_at(&self, now: Time, local: &Local) -> Option<Time> {
+        let id = self.proposal.leader;
+        let is_other = |vote: Vote| vote.leader != id && self.may_elect(now, local, vote);
+        if id == Vote::NOBODY
+            || self.has_quorum(local, self.proposal)
+            || !self.others().any(|(_, vote)| is_other(vote))
+        {
+            return None;
+        }
+        let is_first = |(from, vote)| vote <= self.proposal || !local.reaches(from);
+        let waits = if self.others().all(is_first) { 1 } else { 3 };
+        Some(self.quiet_since.after(waits * local.timing.give_up_ms))
     }
 
     /// A server that has a leader: join if a quorum has the same and the leader says so itself.
@@ -266,9 +357,10 @@ impl Election {
         if leader == local.my_id {
             return heard.round == self.round && local.may_stand() && self.abstain_until.is_none();
         }
-        votes
-            .get(&leader)
-            .is_some_and(|v| v.state == PeerState::Leading)
+        local.reaches(leader)
+            && votes
+                .get(&leader)
+                .is_some_and(|v| v.state == PeerState::Leading)
     }
 
     fn own_heard(&self) -> Heard {
@@ -290,22 +382,23 @@ impl Election {
     /// Ends the election if a quorum votes as this server does: at once when everybody who can be reached does, else
     /// after a wait.
     fn decide(&mut self, now: Time, local: &Local) -> Option<Elected> {
+        // Who can't be reached any more will not follow, nor be followed together with.
         let agrees = |id: ServerId| {
-            id == local.my_id
-                || self.received.get(&id).is_some_and(|v| {
-                    v.vote == self.proposal
-                        && (v.state != PeerState::Looking || v.round == self.round)
-                })
+            let votes = |v: &Heard| {
+                v.vote == self.proposal && (v.state != PeerState::Looking || v.round == self.round)
+            };
+            id == local.my_id || (self.received.get(&id).is_some_and(votes) && local.reaches(id))
         };
         if self.proposal.leader == Vote::NOBODY || !local.is_quorum(agrees) {
             self.decide_at = None;
             return None;
         }
-        let unreachable = |id: &ServerId| local.links.get(id) == Some(&false);
+        // A leader that was just lost is not waited for either.
+        let is_out = |id: &ServerId| local.links.get(id) == Some(&false) || local.avoids(now, *id);
         if local
             .voters()
             .into_iter()
-            .all(|id| agrees(id) || unreachable(&id))
+            .all(|id| agrees(id) || is_out(&id))
         {
             return Some(self.elected());
         }

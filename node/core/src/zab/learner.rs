@@ -12,6 +12,7 @@ use crate::proto::data::SessionTimeout;
 use crate::proto::election::PeerState;
 use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet, Proposal};
 use crate::quorum::config::QuorumConfig;
+use crate::timing::Silence;
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +45,10 @@ pub(crate) struct Learner {
     observer: bool,
     link: LinkId,
     state: State,
-    /// When the leader counts as gone.
+    /// When the leader counts as gone while it brings this server up to date.
     silent_at: Time,
+    /// The leader's pings, from when this server is in step with it.
+    silence: Silence,
     /// The history up to here is committed, though not all of it is applied yet.
     committed: Zxid,
     /// The history up to here needs no ack (any more).
@@ -70,7 +73,8 @@ impl Learner {
             state: State::AwaitingLink {
                 attempts_left: local.timing.dial_attempts,
             },
-            silent_at: now.after(local.timing.init_ms()),
+            silent_at: now.after(local.connect_ms()),
+            silence: Silence::new(now),
             committed: Zxid::ZERO,
             acked: Zxid::ZERO,
             config: None,
@@ -85,11 +89,32 @@ impl Learner {
         self.state == State::Broadcasting
     }
 
-    pub(crate) fn next_deadline(&self) -> Time {
-        match self.state {
-            State::AwaitingRetry { at, .. } => at.min(self.silent_at),
-            _ => self.silent_at,
+    /// When the leader counts as gone unless it is heard.
+    fn silent_at(&self, local: &Local) -> Time {
+        if self.is_broadcasting() {
+            self.silence.ends_at(&local.timing)
+        } else {
+            self.silent_at
         }
+    }
+
+    /// Until when this server may take it that it still has its leader.
+    pub(crate) fn fresh_until(&self, local: &Local) -> Time {
+        self.silence.fresh_until(&local.timing)
+    }
+
+    pub(crate) fn next_deadline(&self, local: &Local) -> Time {
+        let silent_at = self.silent_at(local);
+        match self.state {
+            State::AwaitingRetry { at, .. } => at.min(silent_at),
+            _ => silent_at,
+        }
+    }
+
+    /// This server has slept for `ms`.
+    pub(crate) fn excuse(&mut self, now: Time, ms: u64, local: &Local) {
+        self.silent_at = self.silent_at.after(ms);
+        self.silence.excuse(now, ms, &local.timing);
     }
 
     pub(crate) fn close(&self, effects: &mut Vec<Effect>) {
@@ -100,10 +125,11 @@ impl Learner {
     pub(crate) fn tick(
         &mut self,
         now: Time,
+        local: &Local,
         new_link: LinkId,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Leave> {
-        if self.silent_at <= now {
+        if self.silent_at(local) <= now {
             return Err(Leave::Look(format!("leader {} is silent", self.leader)));
         }
         if let State::AwaitingRetry { at, attempts_left } = self.state
@@ -123,8 +149,16 @@ impl Learner {
         });
     }
 
-    pub(crate) fn link_up(&mut self, local: &Local, link: LinkId, effects: &mut Vec<Effect>) {
+    pub(crate) fn link_up(
+        &mut self,
+        now: Time,
+        local: &Local,
+        link: LinkId,
+        effects: &mut Vec<Effect>,
+    ) {
         if link != self.link || !matches!(self.state, State::AwaitingLink { .. }) {
+            // It came when it was not waited for any more.
+            effects.push(Effect::CloseLink(link));
             return;
         }
         let info = LearnerInfo {
@@ -146,6 +180,8 @@ impl Learner {
         };
         self.send(packet, effects);
         self.state = State::AwaitingLeaderInfo;
+        // The leader waits for others, and may have begun to later than this server.
+        self.silent_at = now.after(2 * local.discovery_ms());
     }
 
     pub(crate) fn link_down(
@@ -214,6 +250,9 @@ impl Learner {
             return Ok(());
         }
         self.heard(now, local);
+        if matches!(packet, Packet::Ping { .. }) {
+            self.silence.beat(now);
+        }
         if let State::AwaitingTruncation { kept, .. } = &mut self.state {
             kept.push(packet);
             return Ok(());
@@ -332,6 +371,7 @@ impl Learner {
         if local.history.last() != to {
             // The log could not give what was asked for: tell the leader where we are now.
             self.close(effects);
+            self.silent_at = now.after(local.connect_ms());
             self.dial(new_link, local.timing.dial_attempts, effects);
             return Ok(());
         }
@@ -612,6 +652,7 @@ impl Learner {
 
     /// The leader lives.
     fn heard(&mut self, now: Time, local: &Local) {
+        self.silence.heard(now);
         let in_sync = matches!(self.state, State::AwaitingUpToDate | State::Broadcasting);
         self.silent_at = now.after(if in_sync {
             local.timing.sync_ms()

@@ -1,6 +1,7 @@
 //! What a leader knows of one learner.
 
 use crate::local::Local;
+use crate::timing::Silence;
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
 /// What the leader waits for from one learner.
@@ -27,6 +28,8 @@ pub(crate) struct LearnerLink {
     pub(crate) state: LearnerState,
     /// When it counts as gone unless it is heard.
     pub(crate) silent_at: Time,
+    /// Its answers to pings, from when it serves.
+    pub(crate) silence: Silence,
     /// A proposal that it has not acked and a later one, each with the time by which it must have.
     unacked: [Option<(Zxid, Time)>; 2],
 }
@@ -38,6 +41,7 @@ impl LearnerLink {
             observer,
             state,
             silent_at,
+            silence: Silence::new(Time(0)),
             unacked: [None, None],
         }
     }
@@ -73,6 +77,15 @@ impl LearnerLink {
         }
         if oldest.is_some_and(|(sent, _)| sent <= zxid) {
             *oldest = newest.take();
+        }
+    }
+
+    /// This server has slept for `ms`.
+    pub(crate) fn excuse(&mut self, now: Time, ms: u64, local: &Local) {
+        self.silent_at = self.silent_at.after(ms);
+        self.silence.excuse(now, ms, &local.timing);
+        for (_, at) in self.unacked.iter_mut().flatten() {
+            *at = at.after(ms);
         }
     }
 

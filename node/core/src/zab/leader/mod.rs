@@ -18,6 +18,7 @@ use crate::effect::{Answer, Effect, Leave, LinkId, RoleInfo};
 use crate::local::Local;
 use crate::proto::election::PeerState;
 use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet};
+use crate::timing::Silence;
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
 mod broadcast;
@@ -43,7 +44,7 @@ pub(crate) struct Leader {
     /// Connections that have not said who they are, and how long they may be silent.
     strangers: BTreeMap<LinkId, Time>,
     learners: BTreeMap<LinkId, LearnerLink>,
-    /// When it gives up unless it leads by then.
+    /// When it gives up unless a quorum has connected by then, and later, unless it leads.
     establish_by: Time,
     ping_at: Time,
     /// While it hands over: when it goes in any case.
@@ -60,7 +61,7 @@ impl Leader {
             phase: Phase::Discovery,
             strangers: BTreeMap::new(),
             learners: BTreeMap::new(),
-            establish_by: now.after(local.timing.init_ms()),
+            establish_by: now.after(local.discovery_ms()),
             ping_at: now,
             resigning_until: None,
         };
@@ -102,10 +103,13 @@ impl Leader {
         self.learners.get(&link).map(|l| l.id)
     }
 
-    pub(crate) fn next_deadline(&self) -> Time {
+    pub(crate) fn next_deadline(&self, now: Time, local: &Local) -> Time {
         let learners = self.learners.values().map(LearnerLink::gives_up_at);
         let own = if self.is_established() {
-            self.ping_at
+            let silences = self.followers().map(|l| l.silence.ends_at(&local.timing));
+            silences
+                .filter(|at| now < *at)
+                .fold(self.ping_at, Time::min)
         } else {
             self.establish_by
         };
@@ -113,6 +117,40 @@ impl Leader {
             .chain(self.strangers.values().copied())
             .chain(self.resigning_until)
             .fold(own, Time::min)
+    }
+
+    /// The followers that serve.
+    fn followers(&self) -> impl Iterator<Item = &LearnerLink> {
+        let serves = |l: &&LearnerLink| !l.observer && l.state == LearnerState::Active;
+        self.learners.values().filter(serves)
+    }
+
+    /// Until when it is certain that no other server leads: a quorum was heard not long ago.
+    pub(crate) fn fresh_until(&self, local: &Local) -> Time {
+        let until = |l: &LearnerLink| l.silence.fresh_until(&local.timing);
+        let mut known: Vec<(Time, ServerId)> = self.followers().map(|l| (until(l), l.id)).collect();
+        known.sort_unstable();
+        let me = local.my_id;
+        if local.is_quorum(|id| id == me) {
+            return Time(u64::MAX);
+        }
+        let fresh = |at: Time| {
+            let has = |id: ServerId| known.iter().any(|(until, who)| *who == id && *until >= at);
+            local.is_quorum(|id| id == me || has(id))
+        };
+        let latest = known.iter().rev().map(|(until, _)| *until);
+        latest.into_iter().find(|at| fresh(*at)).unwrap_or(Time(0))
+    }
+
+    /// This server has slept for `ms`.
+    pub(crate) fn excuse(&mut self, now: Time, ms: u64, local: &Local) {
+        self.establish_by = self.establish_by.after(ms);
+        for learner in self.learners.values_mut() {
+            learner.excuse(now, ms, local);
+        }
+        for at in self.strangers.values_mut() {
+            *at = at.after(ms);
+        }
     }
 
     pub(crate) fn link_up(&mut self, now: Time, local: &Local, link: LinkId) {
@@ -151,7 +189,7 @@ impl Leader {
             ));
         }
         if !self.is_established() && self.establish_by <= now {
-            return Err(Leave::look("no quorum followed within the init limit"));
+            return Err(Leave::look("no quorum has followed in time"));
         }
         let silent = self
             .strangers
@@ -169,10 +207,11 @@ impl Leader {
         for link in silent {
             self.drop_link(local, link, effects)?;
         }
+        self.check_hearing(now, local)?;
         if let Phase::Broadcast(proposals) = &self.phase
             && self.ping_at <= now
         {
-            self.ping_at = now.after(local.timing.tick_ms / 2);
+            self.ping_at = now.after(local.timing.beat_ms());
             let zxid = proposals.last_proposed();
             for (link, _) in self
                 .learners
@@ -226,6 +265,10 @@ impl Leader {
             return Ok(());
         };
         learner.silent_at = now.after(learner.limit_ms(local));
+        match packet {
+            Packet::Ping { .. } => learner.silence.beat(now),
+            _ => learner.silence.heard(now),
+        }
         match packet {
             Packet::AckEpoch {
                 last_zxid,
@@ -394,7 +437,7 @@ impl Leader {
         loop {
             match self.phase {
                 Phase::Discovery if local.config.is_quorum(self.voters(local, |_| true)) => {
-                    self.fix_epoch(local, effects);
+                    self.fix_epoch(now, local, effects);
                 }
                 Phase::AwaitingEpochAcks
                     if local.config.is_quorum(self.voters(local, |state| {
@@ -438,7 +481,7 @@ impl Leader {
     }
 
     /// A quorum is connected: the new epoch is greater than any that one of them has agreed to.
-    fn fix_epoch(&mut self, local: &mut Local, effects: &mut Vec<Effect>) {
+    fn fix_epoch(&mut self, now: Time, local: &mut Local, effects: &mut Vec<Effect>) {
         let accepted = self.learners.values().filter_map(|l| match l.state {
             LearnerState::AwaitingEpoch { accepted } => Some(accepted),
             _ => None,
@@ -451,6 +494,7 @@ impl Leader {
             send_epoch(epoch, *link, effects);
         }
         self.phase = Phase::AwaitingEpochAcks;
+        self.establish_by = now.after(local.timing.init_ms());
     }
 
     /// A quorum has agreed to the epoch: nobody else can lead an older one any more. The own history becomes its first.
@@ -529,7 +573,7 @@ impl Leader {
             effects.push(Effect::Commit(proposal));
         }
         self.phase = Phase::Broadcast(Proposals::new(local.current_epoch.start()));
-        self.ping_at = now.after(local.timing.tick_ms / 2);
+        self.ping_at = now.after(local.timing.beat_ms());
         local.vote.peer_epoch = local.current_epoch;
         local.activate_last_seen_config(effects);
         let links: Vec<LinkId> = self
@@ -558,6 +602,7 @@ impl Leader {
         if let Some(learner) = self.learners.get_mut(&link) {
             learner.state = LearnerState::Active;
             learner.silent_at = now.after(local.timing.sync_ms());
+            learner.silence = Silence::new(now);
             effects.push(Effect::Send {
                 link,
                 packet: Packet::UpToDate,
@@ -583,6 +628,19 @@ impl Leader {
             proposals.forget(learner.id);
         }
         self.check_quorum(local)
+    }
+
+    /// Who hears no quorum any more can't commit either, though it may be heard; it does not wait for the connections
+    /// to break.
+    fn check_hearing(&self, now: Time, local: &Local) -> Result<(), Leave> {
+        let is_heard = |id: ServerId| {
+            let mut followers = self.followers();
+            followers.any(|l| l.id == id && now < l.silence.ends_at(&local.timing))
+        };
+        if self.is_established() && !local.is_quorum(|id| id == local.my_id || is_heard(id)) {
+            return Err(Leave::look("hears no quorum"));
+        }
+        Ok(())
     }
 
     /// A leader without a quorum can't commit, and somebody else may lead: it stops.

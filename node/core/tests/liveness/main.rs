@@ -1,0 +1,246 @@
+//! Who is gone is noticed soon, who is only slow is not, and whoever can elect a leader does.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod net;
+
+use net::Net;
+use node_core::peer::Timing;
+use node_core::zxid::{ServerId, Time};
+
+const ONE: ServerId = ServerId(1);
+const TWO: ServerId = ServerId(2);
+const THREE: ServerId = ServerId(3);
+const FOUR: ServerId = ServerId(4);
+const FIVE: ServerId = ServerId(5);
+
+/// What the fault table promises.
+const SERVES_WITHIN_MS: u64 = 2_000;
+
+#[test]
+fn a_leader_that_hangs_is_replaced_and_follows_when_it_wakes() {
+    for voters in [3, 5, 7] {
+        let mut net = Net::started(voters);
+        let old = ServerId(voters);
+        net.stop(old);
+        let ms = net.time_to_write(old);
+        assert!(ms < 1_500, "{voters} servers: {ms} ms");
+        net.run_for(10_000);
+        // As long as it has not heard anybody, it does not know that all it has is old, but that it may be.
+        let until = net.servers[&old].peer.as_ref().unwrap().fresh_until();
+        assert!(until < Time(net.now - 9_000), "{until:?}");
+        net.resume(old);
+        net.run_for(100);
+        assert_eq!(net.serving(), voters as usize);
+        assert_eq!(net.servers[&old].looked, ["lost the quorum"]);
+    }
+}
+
+#[test]
+fn a_leader_that_hears_nobody_is_replaced() {
+    for voters in [3, 5] {
+        let mut net = Net::started(voters);
+        let old = ServerId(voters);
+        for id in (1..voters).map(ServerId) {
+            net.block(id, old);
+        }
+        let ms = net.time_to_write(old);
+        assert!(ms < SERVES_WITHIN_MS, "{voters} servers: {ms} ms");
+        // It goes on to tell its votes; they do not disturb.
+        let before = net.elections().len();
+        net.run_for(60_000);
+        let after = net.elections();
+        assert_eq!(after.len(), before, "{:?}", &after[before..]);
+    }
+}
+
+#[test]
+fn a_leader_that_nobody_hears_is_replaced() {
+    for voters in [3, 5] {
+        let mut net = Net::started(voters);
+        let old = ServerId(voters);
+        for id in (1..voters).map(ServerId) {
+            net.block(old, id);
+        }
+        let ms = net.time_to_write(old);
+        assert!(ms < SERVES_WITHIN_MS, "{voters} servers: {ms} ms");
+    }
+}
+
+#[test]
+fn a_leader_without_a_quorum_stops_at_once() {
+    let mut net = Net::started(5);
+    for id in [ONE, TWO, THREE] {
+        net.block_both(id, FIVE);
+    }
+    net.run_for(1_250);
+    assert_eq!(net.servers[&FIVE].looked, ["hears no quorum"]);
+    let ms = 1_250 + net.time_to_write(FIVE);
+    assert!(ms < SERVES_WITHIN_MS, "{ms} ms");
+    // Server 4 reaches both sides; it goes to the one that has a leader.
+    net.run_for(2_000);
+    assert_eq!(net.serving(), 4);
+}
+
+/// Server 5 has the greatest id, is up to date and reaches only server 1. Apache's servers never elect a leader then.
+fn partial_partition(noticed_before: u64) -> u64 {
+    let mut net = Net::started(5);
+    net.stop(FIVE);
+    net.time_to_write(FIVE);
+    assert_eq!(net.leader(), Some(FOUR));
+    net.resume(FIVE);
+    net.run_for(5_000);
+    assert_eq!(net.serving(), 5);
+    for id in [TWO, THREE, FOUR] {
+        net.block_both(id, FIVE);
+    }
+    net.run_for(noticed_before);
+    net.kill(FOUR);
+    let ms = net.time_to_write(FOUR);
+    assert_eq!(net.leader(), Some(THREE));
+    net.run_for(5_000);
+    assert_eq!(net.serving(), 3);
+    ms
+}
+
+#[test]
+fn those_who_reach_each_other_elect_a_leader_though_one_prefers_another() {
+    let ms = partial_partition(30_000);
+    assert!(ms < 600, "{ms} ms when it is known who is reached");
+    let ms = partial_partition(0);
+    assert!(ms < SERVES_WITHIN_MS, "{ms} ms when both happen at once");
+}
+
+#[test]
+fn a_leader_whose_port_nobody_gets_to_is_not_waited_for_long() {
+    let mut net = Net::started(3);
+    net.closed_ports.insert(TWO);
+    net.kill(THREE);
+    let ms = net.time_to_write(THREE);
+    assert!(ms < 4_000, "{ms} ms");
+    assert_eq!(net.leader(), Some(ONE));
+}
+
+#[test]
+fn a_follower_that_hears_nothing_disturbs_nobody_else() {
+    let mut net = Net::started(3);
+    net.block(THREE, ONE);
+    net.run_for(60_000);
+    assert_eq!(net.leader(), Some(THREE));
+    assert!(net.servers[&TWO].looked.is_empty() && net.servers[&THREE].looked.is_empty());
+    assert_eq!(net.servers[&ONE].looked[0], "leader 3 is silent");
+}
+
+#[test]
+fn who_was_asleep_itself_does_not_hold_it_against_others() {
+    for ms in [300, 1_000, 1_199, 1_201, 5_000, 60_000] {
+        let mut net = Net::started(5);
+        net.stop_for(ONE, ms);
+        net.run_for(ms + 5_000);
+        // The leader has closed the connection where it was too long for it.
+        let expected: &[&str] = if ms < 10_000 { &[] } else { &["lost leader 5"] };
+        assert_eq!(net.servers[&ONE].looked, expected, "{ms} ms");
+        assert!((2..=5).all(|id| net.servers[&ServerId(id)].looked.is_empty()));
+    }
+}
+
+#[test]
+fn all_may_be_asleep_at_once() {
+    let mut net = Net::started(5);
+    for ms in [900, 4_000, 30_000] {
+        net.ids().into_iter().for_each(|id| net.stop_for(id, ms));
+        net.run_for(ms + 3_000);
+        assert_eq!(net.elections(), []);
+    }
+}
+
+/// Every server stands still again and again, for up to `stall_ms`, and each message takes up to 100 ms.
+fn busy_machine(net: &mut Net, seed: u64, stall_ms: u64) {
+    net.seed(seed);
+    net.delay_ms = 100;
+    let end = net.now + 600_000;
+    while net.now < end {
+        let ids = net.ids();
+        let id = ids[net.random(ids.len() as u64) as usize];
+        let ms = net.random(stall_ms);
+        net.stop_for(id, ms);
+        let pause = net.random(2 * stall_ms);
+        net.run_for(pause);
+        net.propose();
+    }
+    net.run_for(stall_ms);
+}
+
+#[test]
+fn busy_cores_cause_no_election() {
+    for seed in 0..20 {
+        let mut net = Net::started(3 + 2 * (seed as i64 % 2));
+        busy_machine(&mut net, seed, 700);
+        assert_eq!(net.elections(), [], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_leader_that_pings_as_apaches_gets_more_time() {
+    let apache = |id| Timing {
+        ping_ms: if id == THREE { 1_000 } else { 200 },
+        ..Timing::default()
+    };
+    for seed in 0..5 {
+        let mut net = Net::with(3, apache);
+        busy_machine(&mut net, seed, 2_500);
+        let by_followers: Vec<_> = net
+            .elections()
+            .into_iter()
+            .filter(|(id, _)| *id != THREE)
+            .collect();
+        assert_eq!(by_followers, [], "seed {seed}");
+    }
+}
+
+/// Some quorum is fully connected; all other connections are there or not, in each direction. Then the leader dies, which
+/// is none of that quorum. Whether the faults are known before, and how long there is no leader.
+fn any_network(seed: u64) -> (bool, u64) {
+    let mut net = Net::started([3, 5, 5, 7][seed as usize % 4]);
+    net.seed(seed);
+    let mut ids = net.ids();
+    let old = ids.pop().unwrap();
+    for n in (1..ids.len()).rev() {
+        let other = net.random(n as u64 + 1) as usize;
+        ids.swap(n, other);
+    }
+    let quorum = &ids[..ids.len() / 2 + 1];
+    let density = 1 + net.random(9);
+    for a in net.ids() {
+        for b in net.ids() {
+            let stays = quorum.contains(&a) && quorum.contains(&b);
+            if a != b && !stays && net.random(10) < density {
+                net.block(a, b);
+            }
+        }
+    }
+    let is_known = net.random(2) == 0;
+    if is_known {
+        net.run_for(net::NOTICED_MS + 500);
+    }
+    net.kill(old);
+    (is_known, net.time_to_write(old))
+}
+
+#[test]
+fn where_a_quorum_is_connected_it_serves() {
+    let mut all = [Vec::new(), Vec::new()];
+    for seed in 0..400 {
+        let (is_known, ms) = any_network(seed);
+        all[usize::from(is_known)].push((ms, seed));
+    }
+    for (times, limit_ms) in all.iter_mut().zip([4_000, SERVES_WITHIN_MS]) {
+        times.sort_unstable();
+        let (median, worst) = (times[times.len() / 2], times.last().unwrap());
+        println!(
+            "{} networks: median {median:?}, worst {worst:?}",
+            times.len()
+        );
+        assert!(worst.0 < limit_ms, "{worst:?}: more than {limit_ms} ms");
+    }
+}

@@ -12,15 +12,17 @@ const HEADER: usize = 16;
 /// Checksum and length in front of each record.
 const PREFIX: usize = 12;
 const BLOCK: usize = 4096;
+/// Records that a log must have to be damaged in its middle.
+const LOG: usize = 200;
 
 /// What is done to a member's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
-    /// One bit of a transaction in the middle of the newest log.
+    /// One bit of a transaction in the middle of the log.
     LogBit,
-    /// The length of a record in the middle of the newest log.
+    /// The length of a record in the middle of the log.
     LogLength,
-    /// A block of zeros in the middle of the newest log.
+    /// A block of zeros in the middle of the log.
     LogBlock,
     /// One bit in the middle of the newest snapshot.
     Snapshot,
@@ -126,21 +128,17 @@ fn newest(files: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// The record in the middle of the longest log: file, where it begins, how long its transaction is.
+/// The record in the middle of the newest log that is worth it: file, where it begins, how long its transaction is. What is
+/// older than a snapshot nobody may ever read.
 fn middle_record(files: &Path) -> Result<(PathBuf, usize, usize)> {
-    let mut longest: Option<(PathBuf, Vec<(usize, usize)>)> = None;
-    for path in newest(files, "log.")? {
+    for path in newest(files, "log.")?.into_iter().rev() {
         let records = records(&fs::read(&path)?);
-        if longest
-            .as_ref()
-            .is_none_or(|(_, most)| most.len() <= records.len())
-        {
-            longest = Some((path, records));
+        if records.len() >= LOG {
+            let (start, len) = records[records.len() / 2];
+            return Ok((path, start, len));
         }
     }
-    let (path, records) = longest.context("there is a log")?;
-    let (start, len) = *records.get(records.len() / 2).context("the log is empty")?;
-    Ok((path, start, len))
+    bail!("no log has {LOG} records")
 }
 
 /// Where each record begins, and the length of its transaction.

@@ -33,6 +33,7 @@ struct Shared {
     addresses: Vec<SocketAddr>,
     pace: Duration,
     stop: AtomicBool,
+    hush: AtomicBool,
     history: Mutex<Vec<Event>>,
     next_op: AtomicU64,
     next_value: AtomicU64,
@@ -85,6 +86,7 @@ impl Recorder {
             addresses: addresses.to_vec(),
             pace,
             stop: AtomicBool::new(false),
+            hush: AtomicBool::new(false),
             history: Mutex::default(),
             next_op: AtomicU64::new(1),
             next_value: AtomicU64::new(1),
@@ -97,6 +99,11 @@ impl Recorder {
         };
         let threads = (0..count).map(thread).collect();
         Ok(Self { shared, threads })
+    }
+
+    /// Whether the clients keep their sessions and ask for nothing for now.
+    pub fn hush(&self, hush: bool) {
+        self.shared.hush.store(hush, Ordering::Relaxed);
     }
 
     /// How many events were noted.
@@ -263,6 +270,9 @@ impl<'a> Recording<'a> {
             return Err(End::Broken);
         }
         std::thread::sleep(self.shared.pace);
+        if self.shared.hush.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         match self.random.below(400) {
             0 => {
                 let silence = client.timeout() * 3 / 2 + Duration::from_secs(1);

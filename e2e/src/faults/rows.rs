@@ -57,7 +57,8 @@ const fn disk_row(
     }
 }
 
-const fn damage_row(
+/// One where there are several snapshots by the time that one is damaged.
+const fn snapshot_row(
     name: &'static str,
     about: &'static str,
     play: fn(&mut Stage<'_>) -> Result<()>,
@@ -252,45 +253,45 @@ pub const ROWS: &[Row] = &[
         |s| session_storm(s, 10_000),
     ),
     row("restart-all", "kill -9 of all members, start", restart_all),
-    damage_row(
+    row(
         "log-bit",
         "a bit flips in the middle of a stopped follower's log",
         |s| damage(s, Damage::LogBit),
     ),
-    damage_row(
+    row(
         "log-length",
         "a record's length in the middle of a stopped follower's log becomes 0",
         |s| damage(s, Damage::LogLength),
     ),
-    damage_row(
+    row(
         "log-block",
         "4 KiB of zeros in the middle of a stopped follower's log",
         |s| damage(s, Damage::LogBlock),
     ),
-    damage_row(
+    row(
         "log-block-lagging",
         "the same, and only a lagging member is there to form a quorum with, for 15 s",
         |s| lagging(s, Damage::LogBlock),
     ),
-    damage_row(
+    snapshot_row(
         "snapshot-bit",
         "a bit flips in a stopped follower's newest snapshot",
         |s| damage(s, Damage::Snapshot),
     ),
-    damage_row(
+    snapshot_row(
         "snapshots-bits",
         "a bit flips in each of a stopped follower's snapshots",
         |s| damage(s, Damage::AllSnapshots),
     ),
-    damage_row(
+    row(
         "epoch",
         "a stopped follower's currentEpoch is four zeros",
         |s| damage(s, Damage::Epoch),
     ),
-    damage_row("wipe", "a stopped follower's data are gone", |s| {
+    row("wipe", "a stopped follower's data are gone", |s| {
         damage(s, Damage::Wipe)
     }),
-    damage_row(
+    row(
         "wipe-lagging",
         "the same, and only a lagging member is there to form a quorum with, for 15 s",
         |s| lagging(s, Damage::Wipe),
@@ -377,10 +378,13 @@ fn partial_partition(stage: &mut Stage<'_>) -> Result<()> {
         stage.lab.network.cut(5, id)?;
     }
     stage.watch(AFTER)?;
+    // All votes are equal but for the number, so everybody who hears of server 5 prefers it.
+    stage.hush()?;
     stage.strike();
     // Server 5 hears that the leader is gone, as all others do.
     stage.servers().server(4).kill()?;
     stage.lab.network.cut(5, 4)?;
+    stage.speak();
     stage.expect_writes(STALLED)?;
     stage.watch(AFTER)?;
     note_modes(stage);

@@ -23,6 +23,8 @@ const RESTART: Duration = Duration::from_secs(1);
 /// How many more batches of writes mean that writing goes on, and not only what was under way.
 const GOES_ON: usize = 40;
 const RECORDERS: usize = 4;
+/// How long nothing may change before members count as equal.
+const QUIET: Duration = Duration::from_millis(300);
 /// How long all members have to serve before that counts: one that was away may not know yet that nobody follows it.
 const STABLE: Duration = Duration::from_secs(2);
 
@@ -179,6 +181,36 @@ impl<'a> Stage<'a> {
             std::thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    /// Nothing is written for a moment, until all members have the same last transaction.
+    pub fn hush(&mut self) -> Result<()> {
+        self.load().writers.hush(true);
+        self.load().recorder.hush(true);
+        let mut equal_since = None;
+        wait_for("all members to be equal", PATIENCE, || {
+            let servers = &self.servers().servers;
+            let zxids: Vec<_> = servers
+                .iter()
+                .map(|server| server.srvr().map(|srvr| srvr.zxid))
+                .collect();
+            let equal = zxids.iter().all(|zxid| zxid.is_some() && *zxid == zxids[0]);
+            let last = (zxids.first().copied().flatten(), Instant::now());
+            match equal_since {
+                Some((zxid, since)) if equal && zxid == last.0 => {
+                    return Ok((Instant::now() - since > QUIET).then_some(()));
+                }
+                _ => equal_since = equal.then_some(last),
+            }
+            Ok(None)
+        })
+    }
+
+    /// Writes go on; gaps count from here on, so the quiet time is none.
+    pub fn speak(&self) {
+        self.load().writers.acknowledged().now();
+        self.load().writers.hush(false);
+        self.load().recorder.hush(false);
     }
 
     /// Whether writes are acknowledged on and on within `patience`.

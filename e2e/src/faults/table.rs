@@ -32,9 +32,11 @@ fn figures(outcomes: &[&Outcome]) -> [String; 5] {
         None => "**no**".to_owned(),
     };
     let lost: usize = outcomes.iter().map(|outcome| outcome.lost).sum();
-    let lost = match lost {
-        0 => "0".to_owned(),
-        lost => format!("**{lost}**"),
+    let kept = outcomes.iter().all(|outcome| outcome.violations.is_empty());
+    let lost = match (lost, kept) {
+        (0, true) => "0".to_owned(),
+        (lost, true) => format!("**{lost}**"),
+        (lost, false) => format!("**{lost}, promises broken**"),
     };
     [
         gap(|outcome| outcome.write_gap_ms),

@@ -127,7 +127,7 @@ pub fn run(campaign: &Campaign) -> Result<bool> {
     };
     let medium = Medium::Memory { mib, memory_mib };
     campaign.kind.provide()?;
-    let (verdict, files) = in_lab(voters as u32 + 1, medium, |lab| {
+    let verdict = in_lab(voters as u32 + 1, medium, |lab| {
         let mut stage = Stage::start(lab, &setting)?;
         let converged = rounds(&mut stage, &mut random, campaign.time, &mut log)?;
         let (mut verdict, files) = stage.end()?;
@@ -136,9 +136,9 @@ pub fn run(campaign: &Campaign) -> Result<bool> {
                 .violations
                 .push("the ensemble did not come back".to_owned());
         }
-        Ok((verdict, files))
+        conclude(&verdict, &files, &dir, &mut log)?;
+        Ok(verdict)
     })?;
-    conclude(&verdict, &files, &dir, &mut log)?;
     say(format!("the faults' log is {}", path.display()));
     Ok(verdict.offence().is_none())
 }

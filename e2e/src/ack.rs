@@ -104,6 +104,66 @@ pub fn check(logs: &[Log], tree: &Tree) -> Result<()> {
     Ok(())
 }
 
+/// Every acknowledged write that `tree` does not have: an empty list unless [`check`] would fail for that reason. A server
+/// that forgot writes gives their names and versions to others, so the transactions are compared and the versions counted.
+#[must_use]
+pub fn lost(logs: &[Log], tree: &Tree) -> Vec<String> {
+    let mut lost = Vec::new();
+    for log in logs {
+        lost_nodes(log, tree, &mut lost);
+        (0..COUNTERS).for_each(|number| lost_sets(log, number, tree, &mut lost));
+    }
+    lost
+}
+
+fn lost_nodes(log: &Log, tree: &Tree, lost: &mut Vec<String>) {
+    let mut deletes = BTreeSet::new();
+    for entry in &log.entries {
+        if let Write::Delete { path } = &entry.write {
+            deletes.insert(path.as_str());
+        }
+    }
+    for entry in &log.entries {
+        let Outcome::Acknowledged { path, zxid, .. } = &entry.outcome else {
+            continue;
+        };
+        let node = tree.get(path);
+        let gone = match &entry.write {
+            Write::Create => {
+                let kept = node.is_some_and(|node| node.stat.czxid.0 == *zxid);
+                !kept && !deletes.contains(path.as_str())
+            }
+            // Created anew under a name that was forgotten, it is lost as a node already.
+            Write::Delete { .. } => node.is_some_and(|node| node.stat.czxid.0 < *zxid),
+            Write::Set { .. } => false,
+        };
+        if gone {
+            let (writer, number) = (log.writer, entry.number);
+            lost.push(format!(
+                "write {number} of writer {writer}: {path} at {zxid:#x}"
+            ));
+        }
+    }
+}
+
+fn lost_sets(log: &Log, number: u64, tree: &Tree, lost: &mut Vec<String>) {
+    let path = counter(log.writer, number);
+    let (mut count, mut last) = (0, 0);
+    for entry in &log.entries {
+        if entry.write == (Write::Set { counter: number }) && entry.outcome != Outcome::Unknown {
+            (count, last) = (count + 1, entry.number);
+        }
+    }
+    let node = tree.get(&path);
+    let version = node.map_or(0, |node| i64::from(node.stat.version));
+    let missing = (count - version).max(0);
+    (0..missing).for_each(|_| lost.push(format!("one of {count} writes to {path}")));
+    let kept = node.and_then(|node| value(node).ok()).unwrap_or_default();
+    if missing == 0 && kept < last {
+        lost.push(format!("{path} is {kept}, acknowledged was {last}"));
+    }
+}
+
 fn check_log(log: &Log, tree: &Tree) -> Result<()> {
     ensure!(
         log.violations.is_empty(),
@@ -335,6 +395,18 @@ mod tests {
         tree.insert("/acks/w0/n-3".to_owned(), node(6, 15, 0));
         tree.insert(counter(0, 0), node(7, 16, 2));
         check(&[log], &tree).unwrap();
+    }
+
+    #[test]
+    fn lost_writes_are_counted_also_where_others_have_their_names() {
+        let (log, mut tree) = kept();
+        let logs = [log];
+        assert!(lost(&logs, &tree).is_empty());
+        tree.insert("/acks/w0/n-0".to_owned(), node(9, 21, 0));
+        tree.insert(counter(0, 0), node(0, 5, 0));
+        assert_eq!(lost(&logs, &tree).len(), 2);
+        tree.insert(counter(0, 0), node(2, 21, 1));
+        assert_eq!(lost(&logs, &tree).len(), 2);
     }
 
     #[test]

@@ -8,7 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
 use node_core::jute::{Jute, Reader};
+use node_core::proto::client::{OpCode, Request as CoreRequest};
 use node_core::proto::data::{Acl, Stat};
+
+/// The xid of every `setWatches`.
+const SET_WATCHES_XID: i32 = -8;
 
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -53,6 +57,8 @@ pub mod flags {
 pub mod code {
     /// The node is not there.
     pub const NO_NODE: i32 = -101;
+    /// The node has another version.
+    pub const BAD_VERSION: i32 = -103;
     /// The node is there already.
     pub const NODE_EXISTS: i32 = -110;
     /// The session is gone.
@@ -73,6 +79,17 @@ impl Request {
         let mut body = BytesMut::new();
         path.to_owned().write(&mut body);
         Self { op, body }
+    }
+
+    /// Any request, as the server's own code encodes it.
+    #[must_use]
+    pub fn of(request: &CoreRequest) -> Self {
+        let mut body = BytesMut::new();
+        request.encode(&mut body);
+        Self {
+            op: request.op() as i32,
+            body,
+        }
     }
 
     fn with<T: Jute>(mut self, value: &T) -> Self {
@@ -355,8 +372,13 @@ impl Client {
     pub fn send(&mut self, requests: &[Request]) -> io::Result<()> {
         let mut out = BytesMut::new();
         for request in requests {
-            self.xid += 1;
-            request.write_frame(self.xid, &mut out);
+            let xid = if request.op == OpCode::SetWatches as i32 {
+                SET_WATCHES_XID
+            } else {
+                self.xid += 1;
+                self.xid
+            };
+            request.write_frame(xid, &mut out);
         }
         self.stream.get_mut().write_all(&out)
     }

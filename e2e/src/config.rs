@@ -38,6 +38,38 @@ impl Ports {
     }
 }
 
+/// Where a member lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The address by which all others reach it.
+    pub address: Ipv4Addr,
+    /// The network namespace that its process runs in, if it has one to itself.
+    pub namespace: Option<String>,
+    /// The folder of its data; beside its other files when absent.
+    pub data: Option<PathBuf>,
+}
+
+impl Place {
+    /// On this machine, beside all others.
+    pub const LOCAL: Self = Self {
+        address: Ipv4Addr::LOCALHOST,
+        namespace: None,
+        data: None,
+    };
+
+    /// Ports that are free there.
+    pub fn ports(&self) -> Result<Ports> {
+        if self.namespace.is_none() {
+            return Ports::free();
+        }
+        Ok(Ports {
+            client: 2181,
+            quorum: 2888,
+            election: 3888,
+        })
+    }
+}
+
 /// An address on loopback.
 #[must_use]
 pub fn loopback(port: u16) -> SocketAddr {
@@ -59,29 +91,35 @@ pub fn free_port() -> Result<u16> {
 
 /// One line of the list of servers, in the form `server.1:localhost:2888:3888:observer`.
 #[must_use]
-pub fn server_line(id: u32, role: Role, ports: &Ports) -> String {
+pub fn server_line(id: u32, role: Role, place: &Place, ports: &Ports) -> String {
+    let host = if place.address == Ipv4Addr::LOCALHOST {
+        "localhost".to_owned()
+    } else {
+        place.address.to_string()
+    };
     let suffix = if role == Role::Observer {
         ":observer"
     } else {
         ""
     };
     format!(
-        "server.{id}:localhost:{}:{}{suffix}\n",
+        "server.{id}:{host}:{}:{}{suffix}\n",
         ports.quorum, ports.election
     )
 }
 
-/// Writes `zoo.cfg` and `myid` of one member into `dir`; returns the path of the former.
+/// Writes `zoo.cfg` of one member into `dir` and `myid` into `data`; returns the path of the former.
 pub fn write(
     dir: &Path,
+    data: &Path,
     id: u32,
     role: Role,
     client: u16,
     servers: &str,
     settings: &[String],
 ) -> Result<PathBuf> {
-    let data = dir.join("data");
-    fs::create_dir_all(&data)?;
+    fs::create_dir_all(dir)?;
+    fs::create_dir_all(data)?;
     fs::write(data.join("myid"), format!("{id}\n"))?;
     let peer_type = if role == Role::Observer {
         "peerType=observer\n"
@@ -114,11 +152,11 @@ mod tests {
             election: 3888,
         };
         assert_eq!(
-            server_line(1, Role::Observer, &ports),
+            server_line(1, Role::Observer, &Place::LOCAL, &ports),
             "server.1:localhost:2888:3888:observer\n"
         );
         assert_eq!(
-            server_line(2, Role::Voter, &ports),
+            server_line(2, Role::Voter, &Place::LOCAL, &ports),
             "server.2:localhost:2888:3888\n"
         );
     }

@@ -7,6 +7,7 @@ pub mod ack;
 pub mod check;
 pub mod client;
 pub mod config;
+pub mod faults;
 pub mod garbage;
 pub mod generator;
 pub mod histogram;

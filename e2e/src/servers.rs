@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::config::{self, Ports, Role, loopback};
+use crate::config::{self, Place, Ports, Role};
 use crate::report::say;
 use crate::tools;
 
@@ -37,12 +37,21 @@ impl Kind {
             Ok(other) => bail!("ZK_E2E_SERVERS is {other:?}; allowed are ours and apache"),
         }
     }
+
+    /// Builds or fetches what its servers need: where they are started there may be no network.
+    pub fn provide(self) -> Result<()> {
+        match self {
+            Self::Ours => tools::node().map(drop),
+            Self::Apache => tools::apache_class_path().map(drop),
+        }
+    }
 }
 
 /// What an ensemble is to be.
 #[derive(Clone, Debug)]
 pub struct Spec {
     members: Vec<(Kind, Role)>,
+    places: Vec<Place>,
     settings: Vec<String>,
     java: Vec<String>,
 }
@@ -62,9 +71,17 @@ impl Spec {
         let java = ["-Xms128m", "-Xmx768m"].map(str::to_owned).to_vec();
         Self {
             members,
+            places: Vec::new(),
             settings: Vec::new(),
             java,
         }
+    }
+
+    /// Where the members live, in their order; on loopback when nothing is said.
+    #[must_use]
+    pub fn at(mut self, places: Vec<Place>) -> Self {
+        self.places = places;
+        self
     }
 
     /// One more line for every `zoo.cfg`.
@@ -102,6 +119,8 @@ pub struct Server {
     pub role: Role,
     /// Its ports.
     pub ports: Ports,
+    /// Where it lives.
+    pub place: Place,
     dir: PathBuf,
     java: Vec<String>,
     child: Option<Child>,
@@ -111,13 +130,14 @@ impl Server {
     /// Where clients connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        loopback(self.ports.client)
+        (self.place.address, self.ports.client).into()
     }
 
     /// The folder that is its `dataDir`.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join("data")
+        let beside = || self.dir.join("data");
+        self.place.data.clone().unwrap_or_else(beside)
     }
 
     /// Its process, if it runs.
@@ -132,12 +152,12 @@ impl Server {
         let config = self.dir.join("zoo.cfg");
         let mut command = match self.kind {
             Kind::Ours => {
-                let mut command = Command::new(tools::node()?);
+                let mut command = self.program(tools::node()?);
                 command.arg("serve").arg(config);
                 command
             }
             Kind::Apache => {
-                let mut command = Command::new("java");
+                let mut command = self.program(Path::new("java"));
                 command
                     .args(&self.java)
                     .args(["-cp", tools::apache_class_path()?]);
@@ -164,6 +184,19 @@ impl Server {
                 .with_context(|| format!("cannot start {command:?}"))?,
         );
         Ok(())
+    }
+
+    /// A command that runs where the member lives; `nsenter` turns into the program, so the process is the program's.
+    fn program(&self, program: &Path) -> Command {
+        let Some(namespace) = &self.place.namespace else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{namespace}"))
+            .arg("--")
+            .arg(program);
+        command
     }
 
     /// `kill -9`, and waits until the process is gone.
@@ -218,16 +251,24 @@ impl Server {
         Ok(kill_process(Pid::from_child(child), signal)?)
     }
 
+    /// How the process has ended by itself, if it has.
+    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        let Some(child) = &mut self.child else {
+            return Ok(None);
+        };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
+    }
+
     /// An error if the process has ended by itself.
     pub fn check_alive(&mut self) -> Result<()> {
-        let Some(child) = &mut self.child else {
-            return Ok(());
-        };
-        if let Some(status) = child.try_wait()? {
-            self.child = None;
-            bail!("server {} ended by itself: {status}", self.id);
+        match self.ended()? {
+            Some(status) => bail!("server {} ended by itself: {status}", self.id),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What it answers to `srvr`, if it serves.
@@ -347,30 +388,36 @@ impl Ensemble {
         let dir = tempfile::Builder::new()
             .prefix("ensemble-")
             .tempdir_in(tools::work_dir()?)?;
-        let ports: Vec<Ports> = spec
-            .members
-            .iter()
-            .map(|_| Ports::free())
-            .collect::<Result<_>>()?;
-        let numbered = || spec.members.iter().zip(&ports).zip(1u32..);
-        let lines: String = numbered()
-            .map(|(((_, role), ports), id)| config::server_line(id, *role, ports))
-            .collect();
         let mut servers = Vec::new();
-        for (((kind, role), ports), id) in numbered() {
-            let home = dir.path().join(format!("server-{id}"));
-            config::write(&home, id, *role, ports.client, &lines, &spec.settings)?;
-            File::create(home.join("log.txt"))?;
-            let java = spec.java.clone();
+        for ((kind, role), id) in spec.members.iter().zip(1u32..) {
+            let place = spec.places.get(id as usize - 1).cloned();
+            let place = place.unwrap_or(Place::LOCAL);
             servers.push(Server {
                 id,
                 kind: *kind,
                 role: *role,
-                ports: *ports,
-                dir: home,
-                java,
+                ports: place.ports()?,
+                place,
+                dir: dir.path().join(format!("server-{id}")),
+                java: spec.java.clone(),
                 child: None,
             });
+        }
+        let lines: String = servers
+            .iter()
+            .map(|server| config::server_line(server.id, server.role, &server.place, &server.ports))
+            .collect();
+        for Server {
+            id,
+            role,
+            ports,
+            dir,
+            ..
+        } in &servers
+        {
+            let data = servers[*id as usize - 1].data_dir();
+            config::write(dir, &data, *id, *role, ports.client, &lines, &spec.settings)?;
+            File::create(dir.join("log.txt"))?;
         }
         Ok(Self {
             servers,
@@ -459,6 +506,13 @@ impl Ensemble {
             }
         }
         Ok(())
+    }
+
+    /// Ends all servers and leaves their files; returns where these are.
+    pub fn keep(mut self) -> Result<PathBuf> {
+        self.kill_all()?;
+        let dir = self.dir.take().context("the files are there")?;
+        Ok(dir.keep())
     }
 
     /// Says that the test passed: the files go when the ensemble goes. Without it, logs are shown and kept.

@@ -98,6 +98,27 @@ pub fn work_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// What faults are made with: namespaces, packet filters, loop mounts. Needs root; Debian's packages are installed where
+/// a program is missing.
+pub fn fault_tools() -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "faults on real processes need root: they make network namespaces and mounts"
+    );
+    for (program, package) in [
+        ("ip", "iproute2"),
+        ("tc", "iproute2"),
+        ("nft", "nftables"),
+        ("mkfs.ext4", "e2fsprogs"),
+        ("nsenter", "util-linux"),
+        ("fsfreeze", "util-linux"),
+        ("mount", "mount"),
+    ] {
+        need(program, package)?;
+    }
+    Ok(())
+}
+
 fn own_binary(variable: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
@@ -223,7 +244,8 @@ fn install(package: &str) -> Result<()> {
     apt(&["install", "-q", "-y", "--no-install-recommends", package])
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a command; what it printed is in the error when it fails.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;

@@ -30,6 +30,7 @@ const REPLY: Duration = Duration::from_secs(2);
 struct Shared {
     addresses: RwLock<Vec<SocketAddr>>,
     stop: AtomicBool,
+    hush: AtomicBool,
     pace: Duration,
     acknowledged: Arc<Acknowledged>,
 }
@@ -56,6 +57,7 @@ impl Writers {
         let shared = Arc::new(Shared {
             addresses: RwLock::new(addresses.to_vec()),
             stop: AtomicBool::new(false),
+            hush: AtomicBool::new(false),
             pace,
             acknowledged: Arc::default(),
         });
@@ -83,6 +85,11 @@ impl Writers {
             );
             Ok((self.shared.acknowledged.count() >= goal).then_some(()))
         })
+    }
+
+    /// Whether the writers keep their sessions and write nothing for now.
+    pub fn hush(&self, hush: bool) {
+        self.shared.hush.store(hush, Ordering::Relaxed);
     }
 
     /// The members changed: writers go to these from their next connection on.
@@ -162,7 +169,7 @@ impl<'a> Writer<'a> {
                 std::thread::sleep(RETRY);
                 continue;
             };
-            while !self.stopped() && self.write_batch(&mut client).is_ok() {
+            while !self.stopped() && (self.hushed() || self.write_batch(&mut client).is_ok()) {
                 std::thread::sleep(self.shared.pace);
             }
             self.session = Some(client.session().clone());
@@ -176,6 +183,10 @@ impl<'a> Writer<'a> {
 
     fn stopped(&self) -> bool {
         self.shared.stop.load(Ordering::Relaxed)
+    }
+
+    fn hushed(&self) -> bool {
+        self.shared.hush.load(Ordering::Relaxed)
     }
 
     fn connect(&mut self) -> Option<Client> {

@@ -75,8 +75,8 @@ pub(crate) fn check(
             Event::Fired { session, path } => sessions.entry(*session).or_default().remove(path),
             Event::Disconnected {
                 session,
-                forgets_watches: true,
-            } => {
+                forgets_watches,
+            } if *forgets_watches => {
                 sessions.remove(session);
             }
             _ => {}

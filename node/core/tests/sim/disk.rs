@@ -276,8 +276,16 @@ impl Disk {
         self.waiting.len()
     }
 
-    /// Writes the first `count` of what waits; tells what the log's writer reports.
+    /// Writes the first `count` of what waits; tells what the log's writer reports. Nothing follows what failed.
     pub(crate) fn flush(&mut self, count: usize) -> Result<Vec<Input>, StorageError> {
+        let result = self.write_some(count);
+        if result.is_err() {
+            self.waiting.clear();
+        }
+        result
+    }
+
+    fn write_some(&mut self, count: usize) -> Result<Vec<Input>, StorageError> {
         let (mut reports, mut appended) = (Vec::new(), None);
         for _ in 0..count {
             let Some(op) = self.waiting.pop_front() else {

@@ -434,7 +434,9 @@ impl Learner {
         epoch: Epoch,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Leave> {
-        if epoch < local.accepted_epoch {
+        // Who never votes has promised nothing, whatever it heard of.
+        let bound = !self.observer || local.is_mute();
+        if epoch < local.accepted_epoch && bound {
             let accepted = local.accepted_epoch;
             return Err(Leave::Look(format!(
                 "leader {} has epoch {epoch}, we are at {accepted}",

@@ -82,7 +82,7 @@ fn every_promise_is_kept_under_faults() {
     let traced = setting("SIM_TRACE").is_some();
     let name = setting("SIM_SCENARIO");
     let time = setting("SIM_SECONDS").map(|s| Duration::from_secs(s.parse().unwrap()));
-    let default = if time.is_some() { 0..u64::MAX } else { 0..240 };
+    let default = if time.is_some() { 0..u64::MAX } else { 0..400 };
     run_all(seeds(default), time, |seed| {
         run_mixed(seed, name.as_deref(), traced)
     });

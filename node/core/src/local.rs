@@ -12,6 +12,44 @@ use crate::timing::Timing;
 use crate::zab::history::History;
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
+/// What a peer is told when it is made.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Its id ("myid").
+    pub my_id: ServerId,
+    /// The committed configuration.
+    pub config: QuorumConfig,
+    /// Intervals.
+    pub timing: Timing,
+    /// Whether the configuration may change while it runs.
+    pub reconfig_enabled: bool,
+    /// Whether it is an observer by its own file ("peerType"). The configuration can make it one too.
+    pub observer: bool,
+    /// Whether an observer keeps log and snapshots. Others always do.
+    pub observer_keeps_disk: bool,
+}
+
+impl PeerConfig {
+    /// Whether it observes, by its own file or by the configuration.
+    #[must_use]
+    pub fn is_observer(&self) -> bool {
+        self.observer
+            || self
+                .config
+                .member(self.my_id)
+                .is_some_and(|m| m.role == MemberRole::Observer)
+    }
+
+    /// Whether it keeps log and snapshots, given a configuration that was proposed. If not, what may still be on its
+    /// disk must not be recovered.
+    #[must_use]
+    pub fn keeps_disk(&self, last_seen_config: Option<&QuorumConfig>) -> bool {
+        let will_vote =
+            self.reconfig_enabled && last_seen_config.is_some_and(|c| c.is_voter(self.my_id));
+        !self.is_observer() || self.observer_keeps_disk || will_vote
+    }
+}
+
 pub(crate) struct Local {
     pub(crate) my_id: ServerId,
     pub(crate) timing: Timing,
@@ -37,6 +75,8 @@ pub(crate) struct Local {
     pub(crate) heard_empty: BTreeSet<ServerId>,
     /// When nobody counts any more on what an earlier life of this server promised.
     pub(crate) votes_from: Time,
+    /// Whether a leader has given this life of the server all that its earlier lives may have forgotten.
+    pub(crate) has_all: bool,
     /// Leaders that this server has lost, and until when it does not vote for them.
     pub(crate) avoided: BTreeMap<ServerId, Time>,
     /// How often in a row this server has left a leader, or stopped to lead, before it served.

@@ -17,9 +17,10 @@ use crate::effect::{Effect, Input, Leave, LinkId, RoleInfo};
 use crate::election::vote::Vote;
 use crate::election::{Elected, Election};
 use crate::local::Local;
+pub use crate::local::PeerConfig;
 use crate::proto::election::{Notification, PeerState};
 use crate::proto::quorum::Packet;
-use crate::quorum::config::{MemberRole, QuorumConfig};
+use crate::quorum::config::QuorumConfig;
 pub use crate::standing::Recovered;
 use crate::standing::Standing;
 pub use crate::timing::Timing;
@@ -27,44 +28,6 @@ use crate::zab::history::History;
 use crate::zab::leader::Leader;
 use crate::zab::learner::Learner;
 use crate::zxid::{Epoch, ServerId, Time, Zxid};
-
-/// What a peer is told when it is made.
-#[derive(Clone, Debug)]
-pub struct PeerConfig {
-    /// Its id ("myid").
-    pub my_id: ServerId,
-    /// The committed configuration.
-    pub config: QuorumConfig,
-    /// Intervals.
-    pub timing: Timing,
-    /// Whether the configuration may change while it runs.
-    pub reconfig_enabled: bool,
-    /// Whether it is an observer by its own file ("peerType"). The configuration can make it one too.
-    pub observer: bool,
-    /// Whether an observer keeps log and snapshots. Others always do.
-    pub observer_keeps_disk: bool,
-}
-
-impl PeerConfig {
-    /// Whether it observes, by its own file or by the configuration.
-    #[must_use]
-    pub fn is_observer(&self) -> bool {
-        self.observer
-            || self
-                .config
-                .member(self.my_id)
-                .is_some_and(|m| m.role == MemberRole::Observer)
-    }
-
-    /// Whether it keeps log and snapshots, given a configuration that was proposed. If not, what may still be on its
-    /// disk must not be recovered.
-    #[must_use]
-    pub fn keeps_disk(&self, last_seen_config: Option<&QuorumConfig>) -> bool {
-        let will_vote =
-            self.reconfig_enabled && last_seen_config.is_some_and(|c| c.is_voter(self.my_id));
-        !self.is_observer() || self.observer_keeps_disk || will_vote
-    }
-}
 
 /// Connections that may wait for this server to be elected.
 const EARLY_LEARNERS_MAX: usize = 64;
@@ -133,6 +96,7 @@ impl Peer {
                 standing,
                 heard_empty: BTreeSet::new(),
                 votes_from,
+                has_all: false,
                 avoided: BTreeMap::new(),
                 setbacks: 0,
             },
@@ -291,6 +255,10 @@ impl Peer {
         }
         self.local.avoided.retain(|_, until| now < *until);
         match &mut self.role {
+            Role::Looking(_) if self.local.becomes_whole(now, effects) => {
+                self.look(now, "its vote counts again".into(), false, effects);
+                Ok(())
+            }
             Role::Looking(election) => {
                 let elected = election.tick(now, &self.local, effects);
                 self.take_part(now, elected, effects);

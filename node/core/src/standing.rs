@@ -93,15 +93,28 @@ impl Local {
         }
     }
 
-    /// The history is a leader's, and durable. The server votes from now on if nobody can still count on what it promised
-    /// before it forgot: who leads by such a promise has given up by `votes_from`, or is what we follow.
+    /// The history is a leader's. Once it is durable here nothing is missing any more.
     pub(crate) fn become_whole_by_leader(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.has_all |= self.history.is_durable();
+        self.becomes_whole(now, effects);
+    }
+
+    /// The server votes from now on if it has all, and nobody can still count on what it promised before it forgot: who leads
+    /// by such a promise has given up by `votes_from`, or is what we follow. Whether it did not vote before.
+    pub(crate) fn becomes_whole(&mut self, now: Time, effects: &mut Vec<Effect>) -> bool {
         let free = now >= self.votes_from
             || self.current_epoch <= FIRST_EPOCH
             || !self.is_voter(self.my_id);
-        if !self.is_whole() && free && self.history.is_durable() {
+        let becomes = !self.is_whole() && self.has_all && free;
+        if becomes {
             self.become_whole(effects);
         }
+        becomes
+    }
+
+    /// When that is, if only time is missing.
+    pub(crate) fn whole_from(&self) -> Option<Time> {
+        (self.has_all && !self.is_whole()).then_some(self.votes_from)
     }
 
     fn become_whole(&mut self, effects: &mut Vec<Effect>) {

@@ -113,6 +113,7 @@ impl Election {
             self.decide_at,
             self.abstain_until,
             self.gives_up_at(now, local),
+            local.whole_from(),
         ]
         .into_iter()
         .flatten()

@@ -6,6 +6,7 @@ mod net;
 
 use net::Net;
 use node_core::peer::{Recovered, Timing};
+use node_core::standing::Standing;
 use node_core::zxid::{Epoch, ServerId, Time};
 
 const ONE: ServerId = ServerId(1);
@@ -51,6 +52,26 @@ fn a_voter_that_promised_a_later_epoch_to_nobody_is_taken_in() {
     net.run_for(10_000);
     let looked = net.servers.values().map(|server| server.looked.len());
     assert!(looked.max() <= Some(3), "{:?}", net.elections());
+}
+
+/// Until its vote counts again it must wait until nobody relies on an older promise; then no leader is needed for it.
+#[test]
+fn who_was_given_everything_votes_though_the_giver_is_gone() {
+    let mut net = Net::started(3);
+    net.kill(THREE);
+    assert!(net.run_until(net.now + 3_000, |net| net.leader() == Some(TWO)));
+    net.start(THREE);
+    net.kill(ONE);
+    let damaged = Recovered {
+        standing: Standing::Lost,
+        ..Recovered::default()
+    };
+    net.start_with(ONE, damaged);
+    assert!(net.run_until(net.now + 3_000, |net| net.serving() == 3));
+    net.kill(TWO);
+    net.run_for(10_000);
+    assert_eq!(net.leader(), None, "it votes too early");
+    assert!(net.run_until(net.now + 12_000, |net| net.serving() == 2));
 }
 
 #[test]

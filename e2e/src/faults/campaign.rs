@@ -235,7 +235,11 @@ fn recover(stage: &mut Stage<'_>, log: &mut Log) -> Result<bool> {
     match stage.recover(RECOVERY)? {
         Some(took) => {
             log.line(&format!("all serve after {:.1} s", took.as_secs_f64()))?;
-            Ok(true)
+            let all_vote = stage.wait_votes(RECOVERY)?;
+            if !all_vote {
+                log.line(&format!("not all vote after {} s", RECOVERY.as_secs()))?;
+            }
+            Ok(all_vote)
         }
         None => {
             log.line(&format!("not all serve after {} s", RECOVERY.as_secs()))?;

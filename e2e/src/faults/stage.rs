@@ -14,7 +14,7 @@ use super::readers::Readers;
 use super::recorder::Recorder;
 use super::verdict::{self, Verdict};
 use crate::config::Role;
-use crate::servers::{Ensemble, Kind, PATIENCE, Spec, wait_for};
+use crate::servers::{Ensemble, Kind, PATIENCE, Server, Spec, wait_for};
 use crate::writers::Writers;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -311,6 +311,24 @@ impl<'a> Stage<'a> {
             .flatten()
             .filter(|srvr| srvr.mode == "leader");
         leaders.count() == 1 && answers.into_iter().all(serves)
+    }
+
+    /// Waits until each voter votes: one that has lost its history takes part like an observer for a while. A disk more that is
+    /// damaged meanwhile may be one too many.
+    pub fn wait_votes(&mut self, patience: Duration) -> Result<bool> {
+        let start = Instant::now();
+        let votes = |server: &Server| {
+            let mode = server.srvr().map(|srvr| srvr.mode);
+            server.role != Role::Voter || mode.is_some_and(|mode| mode != "observer")
+        };
+        while start.elapsed() < patience {
+            self.supervise()?;
+            if self.is_well() && self.servers().servers.iter().all(votes) {
+                return Ok(true);
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(false)
     }
 
     /// Ends the load and judges. What does not serve by now is restarted by hand, so that its data can be judged.

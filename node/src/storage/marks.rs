@@ -64,15 +64,21 @@ struct Inner {
     turn: u64,
 }
 
-/// What the file in `dir` says; `None` when there is none, or when neither place is whole.
+/// What the file in `dir` says; `None` when there is none, an error when neither place is whole.
 pub fn read(dir: &Dir) -> Result<Option<Known>, StorageError> {
-    let content = dir.content(&dir.join(FILE))?.unwrap_or_default();
+    let path = dir.join(FILE);
+    let Some(content) = dir.content(&path)? else {
+        return Ok(None);
+    };
     let place = |at: usize| content.get(at..at + BYTES).and_then(decode);
     let newest = [0, usize::try_from(PLACE).unwrap_or(usize::MAX)]
         .into_iter()
         .filter_map(place)
         .max_by_key(|(turn, _)| *turn);
-    Ok(newest.map(|(_, known)| known))
+    match newest {
+        Some((_, known)) => Ok(Some(known)),
+        None => Err(StorageError::MarksDamaged { path }),
+    }
 }
 
 fn decode(bytes: &[u8]) -> Option<(u64, Known)> {
@@ -244,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotten_place_leaves_the_other_and_two_leave_nothing() {
+    fn a_rotten_place_leaves_the_other_and_two_are_damage() {
         let disk = SimDisk::new();
         let dir = disk.dir("/d");
         disk.create_dir_all(dir.path()).unwrap();
@@ -268,6 +274,10 @@ mod tests {
         disk.rot(&dir.join(FILE), |bytes| bytes[PLACE as usize + 20] ^= 1);
         assert_eq!(read(&dir).unwrap(), Some(known));
         disk.rot(&dir.join(FILE), |bytes| bytes[20] ^= 1);
-        assert_eq!(read(&dir).unwrap(), None);
+        let damage = read(&dir).unwrap_err();
+        assert!(
+            matches!(damage, StorageError::MarksDamaged { .. }),
+            "{damage}"
+        );
     }
 }

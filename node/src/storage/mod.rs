@@ -96,6 +96,14 @@ pub enum StorageError {
         /// The last one that was.
         flushed: Zxid,
     },
+    /// A file that tells what was on stable storage exists, but tells nothing.
+    #[error(
+        "{} is damaged: nobody can tell whether the log is whole without it; if you know that it is, remove that file", path.display()
+    )]
+    MarksDamaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A log file is gone.
     #[error("the log file {} is missing: it held the transactions {first} to {last}", path.display())]
     LogFileMissing {
@@ -243,6 +251,7 @@ impl StorageError {
             Self::LogDamaged { .. }
             | Self::LogShort { .. }
             | Self::LogFileMissing { .. }
+            | Self::MarksDamaged { .. }
             | Self::SnapshotLost { .. }
             | Self::LogGap { .. }
             | Self::SnapshotInvalid { .. }

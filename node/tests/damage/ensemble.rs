@@ -493,7 +493,10 @@ impl Ensemble {
             Effect::RoleChanged(role) if std::env::var_os("DAMAGE_TRACE").is_some() => {
                 println!("{:>6} {id} {role:?}", self.now);
             }
-            Effect::LearnerTouched { .. } | Effect::Serve { .. } | Effect::RoleChanged(_) => {}
+            Effect::LearnerTouched { .. }
+            | Effect::Serve { .. }
+            | Effect::StopServing
+            | Effect::RoleChanged(_) => {}
             Effect::SaveConfig(_) | Effect::SaveNextConfig(_) | Effect::ForgetNextConfig => {}
             other => panic!("{other:?} was not expected"),
         }

@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::shared::Shared;
+use crate::storage::log_writer::DiskState;
 
 /// Minimum, sum, count and maximum, as `srvr` shows them for latency.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,9 +87,16 @@ pub struct Metrics {
     synced_observers: IntGauge,
     without_leader_s: prometheus::Gauge,
     role: IntGaugeVec,
+    disk: IntGaugeVec,
 }
 
 const ROLES: [&str; 5] = ["looking", "follower", "leader", "observer", "standalone"];
+
+const DISK_STATES: [(&str, DiskState); 3] = [
+    ("works", DiskState::Works),
+    ("full", DiskState::Full),
+    ("stuck", DiskState::Stuck),
+];
 
 impl Metrics {
     /// All at zero.
@@ -118,6 +126,14 @@ impl Metrics {
             &["role"],
         )?;
         registry.register(Box::new(role.clone()))?;
+        let disk = IntGaugeVec::new(
+            Opts::new(
+                "zookeeper_node_disk",
+                "1 for the state that the log's disk is in",
+            ),
+            &["state"],
+        )?;
+        registry.register(Box::new(disk.clone()))?;
         let without_leader_s = prometheus::Gauge::new(
             "zookeeper_node_without_leader_seconds",
             "How long the server has been without a leader; 0 while it has one",
@@ -174,6 +190,7 @@ impl Metrics {
             synced_observers: gauge("synced_observers", "On the leader: observers in sync")?,
             without_leader_s,
             role,
+            disk,
             registry,
         })
     }
@@ -295,6 +312,11 @@ impl Metrics {
             self.role
                 .with_label_values(&[role])
                 .set(i64::from(role == status.mode()));
+        }
+        for (word, state) in DISK_STATES {
+            self.disk
+                .with_label_values(&[word])
+                .set(i64::from(state == status.disk));
         }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

@@ -46,7 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "node/core/src/peer.rs",
+        "node/core/src/peer",
         &[
             "acl", "member", "path", "prep", "read", "replica", "session", "tree", "watch",
         ],

@@ -61,6 +61,7 @@ impl Leader {
     /// Commits in order what has its quorums.
     pub(super) fn commit(
         &mut self,
+        now: Time,
         local: &mut Local,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Leave> {
@@ -90,7 +91,7 @@ impl Leader {
         if self.resigning_until.is_some() && self.outstanding() == 0 {
             return Err(Leave::Resign("handed over".into()));
         }
-        Ok(())
+        self.hand_over_if_blocked(now, local)
     }
 
     fn tell_commit(&self, to_follower: Packet, to_observer: &Packet, effects: &mut Vec<Effect>) {

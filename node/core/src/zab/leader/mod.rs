@@ -104,7 +104,8 @@ impl Leader {
     }
 
     pub(crate) fn next_deadline(&self, now: Time, local: &Local) -> Time {
-        let learners = self.learners.values().map(LearnerLink::gives_up_at);
+        let committed = local.history.applied();
+        let learners = self.learners.values().map(|l| l.gives_up_at(committed));
         let own = if self.is_established() {
             let silences = self.followers().map(|l| l.silence.ends_at(&local.timing));
             silences
@@ -200,7 +201,7 @@ impl Leader {
             .chain(
                 self.learners
                     .iter()
-                    .filter(|(_, l)| l.gives_up_at() <= now)
+                    .filter(|(_, l)| l.gives_up_at(local.history.applied()) <= now)
                     .map(|(link, _)| *link),
             )
             .collect();
@@ -226,6 +227,16 @@ impl Leader {
                     },
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// With a disk that takes nothing, a leader goes when something was committed that it has not on its own disk: the others
+    /// are a quorum without it. If they are not, nobody could lead better, and it goes on to serve reads.
+    pub(crate) fn hand_over_if_blocked(&mut self, now: Time, local: &Local) -> Result<(), Leave> {
+        let blocked = local.disk_blocked && self.resigning_until.is_none();
+        if blocked && local.history.applied() > local.history.flushed() {
+            return self.resign(now, local);
         }
         Ok(())
     }
@@ -313,7 +324,7 @@ impl Leader {
     ) -> Result<(), Leave> {
         if let Phase::Broadcast(proposals) = &mut self.phase {
             proposals.ack(local.my_id, local.history.flushed());
-            return self.commit(local, effects);
+            return self.commit(now, local, effects);
         }
         self.advance(now, local, effects)
     }
@@ -438,7 +449,7 @@ impl Leader {
             return Ok(());
         };
         proposals.ack(id, zxid);
-        self.commit(local, effects)
+        self.commit(now, local, effects)
     }
 
     /// Goes as far as what the learners have said allows.

@@ -35,8 +35,12 @@ fn follow(leading: Kind, following: Kind) -> Result<()> {
     ];
     // Without synchronisation from the leader's log on disk, who is far behind gets a snapshot.
     let mut ensemble = Ensemble::prepare(&Spec::mixed(members).setting("snapshotSizeFactor=-1"))?;
-    ensemble.server(1).start()?;
-    ensemble.server(3).start()?;
+    for id in [1, 3] {
+        // Nobody can ask server 2 yet whether there has been an ensemble before: this says that there was none.
+        let server = ensemble.server(id);
+        fs::write(server.data_dir().join("initialize"), "")?;
+        server.start()?;
+    }
     ensemble.wait_serving()?;
     ensure!(
         ensemble.leader() == Some(3),

@@ -55,6 +55,13 @@ struct Pool {
     deletes: usize,
 }
 
+impl Node {
+    /// Whether it may be gone without anybody having deleted it: with its session.
+    fn may_go_by_itself(&self) -> bool {
+        !self.whole || self.state.owner != 0
+    }
+}
+
 struct Check<'a, 'b> {
     ops: &'b BTreeMap<u64, Op<'a>>,
     found: &'b mut Found,
@@ -333,6 +340,7 @@ impl<'a> Check<'a, '_> {
                     && node.state.version == version
                     && self.unknown_sets(path) == 0
                     && self.pools.get(path).is_none_or(|pool| pool.deletes == 0)
+                    && !(self.maybe_created(path) && node.may_go_by_itself())
                 {
                     let why = format!("{path} had the version {version} that was asked for");
                     self.add(Rule::RightAnswer, why, ops);

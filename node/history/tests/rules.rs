@@ -422,3 +422,18 @@ fn a_version_that_is_refused_though_it_is_right() {
     story.done(2, asks, 2, Err(Refusal::BadVersion));
     story.breaks(Rule::RightAnswer);
 }
+
+#[test]
+fn a_node_that_went_with_its_session_and_was_made_anew_has_another_version() {
+    let mut story = Story::default();
+    story.done(1, ephemeral("/a", 1), 1, created("/a"));
+    story.done(1, set("/a", 2), 2, set_to(1));
+    story.ask(2, create("/a", 3));
+    let asks = Call::Write(vec![Change::Set {
+        path: "/a".into(),
+        value: 4,
+        version: Some(1),
+    }]);
+    story.done(3, asks, 5, Err(Refusal::BadVersion));
+    story.is_good();
+}

@@ -15,7 +15,7 @@ use crate::proto::txn::{TxnEntry, TxnHeader};
 use crate::replica::Replica;
 use crate::session::{Owner, SessionTracker};
 use crate::watch::ConnectionId;
-use crate::zxid::{SessionId, Time, Zxid};
+use crate::zxid::{ServerId, SessionId, Time, Zxid};
 
 /// What is answered once everything that was proposed before has been committed.
 #[derive(Clone, Copy, Debug)]
@@ -126,16 +126,14 @@ impl Member {
         replica: &Replica,
     ) -> Option<Input> {
         let zxid = self.peer.next_zxid()?;
+        // Only a reconfiguration asks who is in sync.
+        let synced = match request.op {
+            OpCode::Reconfig => self.synced(),
+            _ => BTreeSet::new(),
+        };
         let Service::Leader(leading) = &mut self.service else {
             return None;
         };
-        // Only a reconfiguration asks who is in sync.
-        let is_reconfig = request.op == OpCode::Reconfig;
-        let learners = self.peer.active_learners().map(|(id, _)| id);
-        let connected = learners
-            .chain([self.peer.my_id()])
-            .take_while(|_| is_reconfig);
-        let synced: BTreeSet<_> = connected.collect();
         let reconfig = ReconfigView {
             enabled: self.settings.reconfig_enabled,
             current: self.peer.config(),
@@ -165,6 +163,18 @@ impl Member {
         }
         .encode();
         Some(Input::Propose(Proposal { zxid, data }))
+    }
+
+    /// The servers that could carry a new configuration. A voter that takes part like an observer has forgotten something
+    /// and does not vote: whoever counts on it may wait for ever.
+    fn synced(&self) -> BTreeSet<ServerId> {
+        let voters = self.peer.config();
+        let votes = |(id, observer): &(ServerId, bool)| !(*observer && voters.is_voter(*id));
+        let learners = self.peer.active_learners().filter(votes);
+        learners
+            .map(|(id, _)| id)
+            .chain([self.peer.my_id()])
+            .collect()
     }
 
     pub(super) fn learner_request(

@@ -1,7 +1,6 @@
 //! What must hold in every run. The names are those of the TLA+ specification of the protocol.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use node_core::effect::RoleInfo;
 use node_core::proto::client::{OpCode, Request};
@@ -47,7 +46,7 @@ pub(crate) struct Checkers {
     /// The last transaction of each log.
     ends: BTreeMap<ServerId, Zxid>,
     /// In which configurations a proposal needs a quorum, until it is committed.
-    quorums: BTreeMap<Zxid, (Arc<QuorumConfig>, Arc<QuorumConfig>)>,
+    quorums: BTreeMap<Zxid, (QuorumConfig, QuorumConfig)>,
     /// How far the history of each server is on its disk.
     durable: BTreeMap<ServerId, Zxid>,
     /// Who has promised which epoch.
@@ -165,12 +164,7 @@ impl Checkers {
     }
 
     /// A leader proposes: what is to be committed needs a quorum of both configurations.
-    pub(crate) fn proposed(
-        &mut self,
-        zxid: Zxid,
-        config: &Arc<QuorumConfig>,
-        next: &Arc<QuorumConfig>,
-    ) {
+    pub(crate) fn proposed(&mut self, zxid: Zxid, config: &QuorumConfig, next: &QuorumConfig) {
         self.quorums.insert(zxid, (config.clone(), next.clone()));
     }
 

@@ -26,6 +26,8 @@ pub(crate) struct Counts {
     pub(crate) resent: u64,
     /// The longest time from the end of all faults until all is well.
     pub(crate) recovery_ms: u64,
+    /// Runs that ended with fewer disks than a quorum.
+    pub(crate) lost_quorums: u64,
 }
 
 impl Counts {
@@ -47,6 +49,7 @@ impl Counts {
         self.kept += run.kept;
         self.resent += run.resent;
         self.recovery_ms = self.recovery_ms.max(run.recovery_ms);
+        self.lost_quorums += run.lost_quorums;
     }
 }
 
@@ -56,8 +59,8 @@ impl fmt::Display for Counts {
         writeln!(f, "{} seeds, {hours:.2} simulated hours", self.seeds)?;
         writeln!(
             f,
-            "  {} epochs begun, {} transactions committed, longest recovery {} ms",
-            self.elections, self.committed, self.recovery_ms
+            "  {} epochs begun, {} transactions committed, longest recovery {} ms, {} ensembles with too few disks for a quorum at the end",
+            self.elections, self.committed, self.recovery_ms, self.lost_quorums
         )?;
         writeln!(
             f,

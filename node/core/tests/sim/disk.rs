@@ -129,6 +129,8 @@ pub(crate) struct Disk {
     /// Whether it lost its power, and kept parts of a write without what was before them: the server cannot tell that from
     /// damage.
     pub(crate) is_torn: bool,
+    /// Whether the server counts on it and votes.
+    pub(crate) votes: bool,
 }
 
 fn options(recent: usize, is_new: bool, others: bool) -> StoreOptions {
@@ -177,6 +179,7 @@ impl Disk {
             );
         }
         self.began = true;
+        self.votes = opened.standing == Standing::Whole;
         let log = TxnLog::open(opened.dirs.log_dir(), log_options())?.with_marks(opened.marks)?;
         let epochs = opened.epochs.epochs();
         self.current_epoch = epochs.current;
@@ -236,6 +239,7 @@ impl Disk {
             self.open = Some(Open { dirs, epochs, log });
             self.begins = true;
             self.is_spoilt = true;
+            self.votes = false;
         }
         Ok(self.open.as_mut().expect("it was just opened"))
     }
@@ -253,6 +257,7 @@ impl Disk {
     /// The history can be trusted again.
     pub(crate) fn trust(&mut self) -> Result<(), StorageError> {
         self.is_spoilt = false;
+        self.votes = true;
         match &self.open {
             Some(open) => store::trust(&open.dirs, TreeOptions::default()),
             None => Ok(()),
@@ -276,8 +281,16 @@ impl Disk {
         self.waiting.len()
     }
 
-    /// Writes the first `count` of what waits; tells what the log's writer reports.
+    /// Writes the first `count` of what waits; tells what the log's writer reports. Nothing follows what failed.
     pub(crate) fn flush(&mut self, count: usize) -> Result<Vec<Input>, StorageError> {
+        let result = self.write_some(count);
+        if result.is_err() {
+            self.waiting.clear();
+        }
+        result
+    }
+
+    fn write_some(&mut self, count: usize) -> Result<Vec<Input>, StorageError> {
         let (mut reports, mut appended) = (Vec::new(), None);
         for _ in 0..count {
             let Some(op) = self.waiting.pop_front() else {

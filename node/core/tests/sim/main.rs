@@ -44,6 +44,10 @@ fn setting(name: &str) -> Option<String> {
 }
 
 /// `SIM_SEEDS`: a range, or `random` for one that nobody has seen.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a fresh range is chosen by the clock, and printed"
+)]
 fn seeds(default: Range<u64>) -> Range<u64> {
     let Some(text) = setting("SIM_SEEDS") else {
         return default;

@@ -451,10 +451,11 @@ impl World {
             Effect::Append(proposal) => {
                 node.appended += 1;
                 self.checkers.logged(id, &proposal);
-                if let Some(member) = node.member.as_ref().filter(|_| node.leads) {
-                    let (peer, zxid) = (member.peer(), proposal.zxid);
-                    self.checkers
-                        .proposed(zxid, peer.config(), peer.last_seen_config());
+                if node.leads {
+                    // As of this effect: in the same step a reconfiguration may follow.
+                    let config = node.disk.config.as_ref().unwrap_or(&self.config);
+                    let next = node.disk.next_config.as_ref().unwrap_or(config);
+                    self.checkers.proposed(proposal.zxid, config, next);
                 }
                 self.hand_to_disk(id, LogOp::Append(proposal));
             }

@@ -112,7 +112,7 @@ pub(crate) struct World {
     pub(crate) nodes: BTreeMap<ServerId, Node>,
     pub(crate) checkers: Checkers,
     pub(crate) setup: Setup,
-    config: QuorumConfig,
+    pub(crate) config: QuorumConfig,
     /// What is to happen when, in the order in which it was scheduled.
     events: BTreeMap<u64, VecDeque<Event>>,
     /// The other end of each open quorum connection.

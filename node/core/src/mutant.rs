@@ -70,7 +70,7 @@ mutants! {
     Zk2355,
     /// After a snapshot it is forgotten which nodes belong to which session.
     Zk4837,
-    /// A client may come back to a server that has seen less than the client.
+    /// A client may come back to a server that has seen less than the client: neither that server nor its leader looks.
     NoLastZxidSeen,
     /// A follower acknowledges proposals that are not on its disk.
     AckBeforeFsync,
@@ -98,6 +98,12 @@ mutants! {
     UntouchedSessions,
     /// A follower takes a write for done when it is proposed.
     ReplyBeforeCommit,
+    /// A server sends requests to a later leader though it has not seen all epochs in between.
+    ResentAcrossEpochs,
+    /// A request that the lost leader committed is sent to the next one once more.
+    ResentThoughCommitted,
+    /// A connection that its client has left goes on with the next leader.
+    StaysThoughMoved,
     /// No bug but a habit of Apache's followers, which a leader has to bear: a proposal is acknowledged before NEWLEADER.
     EarlyAck,
 }

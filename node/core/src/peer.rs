@@ -448,10 +448,9 @@ impl Peer {
         };
         self.announce(state, Some(vote.leader), "elected".into(), effects);
         let learner = Learner::start(now, &self.local, vote.leader, link, effects);
-        self.role = if self.local.only_observes() {
-            Role::Observing(learner)
-        } else {
-            Role::Following(learner)
+        self.role = match self.local.only_observes() {
+            true => Role::Observing(learner),
+            false => Role::Following(learner),
         };
     }
 

@@ -225,7 +225,10 @@ impl Manager {
             Ok(stream) => self.keep(to, stream, BytesMut::new()),
             Err(error) => {
                 tracing::debug!(peer = %to, %error, "the election port of a peer cannot be reached");
-                self.report.election_link(to, false);
+                // It may have called meanwhile.
+                if peer.connection.is_none() {
+                    self.report.election_link(to, false);
+                }
             }
         }
     }
@@ -430,4 +433,57 @@ async fn transmit(
     }
     // The owner is gone only when the server stops.
     let _ = events.send(Event::Lost(to, number));
+}
+
+#[cfg(test)]
+mod tests {
+    use node_core::effect::Input;
+
+    use super::*;
+    use crate::driver::Message;
+
+    fn links(reports: &mut mpsc::UnboundedReceiver<Message>) -> Vec<bool> {
+        let mut links = Vec::new();
+        while let Ok(message) = reports.try_recv() {
+            if let Message::Peer(Input::ElectionLink { up, .. }) = message {
+                links.push(up);
+            }
+        }
+        links
+    }
+
+    /// Random faults on real processes found it: a server that had been deaf for a while called in vain, was called meanwhile,
+    /// and took the caller for unreachable ever after.
+    #[tokio::test]
+    async fn a_call_in_vain_says_nothing_of_a_connection_that_came_meanwhile() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (driver, mut reports) = mpsc::unbounded_channel();
+        let (events, _happened) = mpsc::unbounded_channel();
+        let mut manager = Manager {
+            settings: ElectionSettings {
+                my_id: ServerId(1),
+                connect_timeout: Duration::from_secs(5),
+                introduction_timeout: Duration::from_secs(5),
+            },
+            own_addresses: vec![],
+            peers: BTreeMap::new(),
+            called: vec![],
+            report: Report::new(driver),
+            events,
+            connections: 0,
+        };
+        let two = ServerId(2);
+        manager.peers.entry(two).or_default().dialling = true;
+        let _caller = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        manager.keep(two, stream, BytesMut::new());
+        manager.dialled(two, Err(std::io::ErrorKind::TimedOut.into()));
+        assert_eq!(links(&mut reports), [true]);
+
+        // Without one it is unreachable.
+        manager.lost(two, 1);
+        manager.dialled(two, Err(std::io::ErrorKind::TimedOut.into()));
+        assert_eq!(links(&mut reports), [false, false]);
+    }
 }

@@ -259,6 +259,10 @@ impl Member {
         let before = leading.sessions.owner(session);
         let tracker = &mut leading.sessions;
         let lives = tracker.revalidate(clock.now, session, timeout_ms, owner);
+        if mutant!(NoLastZxidSeen) {
+            leading.waiting.push_front((Zxid::ZERO, waits));
+            return None;
+        }
         if !lives || before == Some(owner) {
             leading.waiting.push_back((last, waits));
             return None;

@@ -334,9 +334,13 @@ impl Member {
         let TxnHeader {
             session, cxid, op, ..
         } = entry.header;
-        let (syncs, waiting) = self.pipeline.committed(session, cxid, op);
+        let (syncs, waiting) = match mutant!(ResentThoughCommitted) && !self.is_serving() {
+            true => (vec![], None),
+            false => self.pipeline.committed(session, cxid, op),
+        };
         syncs.into_iter().for_each(|sync| answer_sync(sync, out));
-        let ends = op == OpCode::CloseSession as i32 || moves::is_record(&entry);
+        let moves = moves::is_record(&entry) && !mutant!(StaysThoughMoved);
+        let ends = op == OpCode::CloseSession as i32 || moves;
         let closing = self.by_session.get(&session).copied().filter(|_| ends);
         let connected = waiting.as_ref().and_then(|pending| self.establish(pending));
         if let Service::Leader(leading) = &mut self.service {

@@ -111,37 +111,7 @@ pub fn perform(
             connected,
             closing,
         } => {
-            let zxid = entry.header.zxid;
-            let applied = replica.apply(&entry.header, &entry.txn);
-            let mut fired = Vec::new();
-            watches.trigger(
-                &applied.changes,
-                |connection, acl| clients.may_read(connection, acl),
-                &mut fired,
-            );
-            let (before, after) = match mutant!(WatchAfterReply) {
-                false => (fired, Vec::new()),
-                true => (Vec::new(), fired),
-            };
-            for event in before {
-                clients.event(&event.connections, zxid, event.event, &event.path);
-            }
-            if let Some(Waiter {
-                connection,
-                xid,
-                op,
-            }) = waiting
-            {
-                match (connected, applied.result) {
-                    (Some(response), Ok(_)) => clients.connected(connection, &response),
-                    (_, Err(ErrorCode::SESSION_MOVED)) => clients.close(connection),
-                    (_, Err(_)) if op == OpCode::CreateSession => clients.close(connection),
-                    (_, result) => clients.reply(connection, xid, zxid, &result),
-                }
-            }
-            for event in after {
-                clients.event(&event.connections, zxid, event.event, &event.path);
-            }
+            apply(&entry, waiting, connected, replica, watches, clients);
             if let Some(connection) = closing {
                 clients.close(connection);
             }
@@ -169,5 +139,47 @@ pub fn perform(
         Work::Hold => clients.hold(),
         Work::CloseAll => clients.close_all(),
         Work::Serve => clients.serve(),
+    }
+}
+
+/// Applies a transaction, and tells who waits for it or watches.
+fn apply(
+    entry: &TxnEntry,
+    waiting: Option<Waiter>,
+    connected: Option<ConnectResponse>,
+    replica: &mut Replica,
+    watches: &mut WatchTable,
+    clients: &mut impl Clients,
+) {
+    let zxid = entry.header.zxid;
+    let applied = replica.apply(&entry.header, &entry.txn);
+    let mut fired = Vec::new();
+    watches.trigger(
+        &applied.changes,
+        |connection, acl| clients.may_read(connection, acl),
+        &mut fired,
+    );
+    let (before, after) = match mutant!(WatchAfterReply) {
+        false => (fired, Vec::new()),
+        true => (Vec::new(), fired),
+    };
+    for event in before {
+        clients.event(&event.connections, zxid, event.event, &event.path);
+    }
+    if let Some(Waiter {
+        connection,
+        xid,
+        op,
+    }) = waiting
+    {
+        match (connected, applied.result) {
+            (Some(response), Ok(_)) => clients.connected(connection, &response),
+            (_, Err(ErrorCode::SESSION_MOVED)) => clients.close(connection),
+            (_, Err(_)) if op == OpCode::CreateSession => clients.close(connection),
+            (_, result) => clients.reply(connection, xid, zxid, &result),
+        }
+    }
+    for event in after {
+        clients.event(&event.connections, zxid, event.event, &event.path);
     }
 }

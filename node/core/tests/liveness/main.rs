@@ -6,8 +6,8 @@ mod net;
 
 use net::Net;
 use node_core::effect::Input;
-use node_core::peer::Timing;
-use node_core::zxid::{ServerId, Time};
+use node_core::peer::{Recovered, Timing};
+use node_core::zxid::{Epoch, ServerId, Time};
 
 const ONE: ServerId = ServerId(1);
 const TWO: ServerId = ServerId(2);
@@ -35,6 +35,23 @@ fn a_leader_that_hangs_is_replaced_and_follows_when_it_wakes() {
         assert_eq!(net.serving(), voters as usize);
         assert_eq!(net.servers[&old].looked, ["lost the quorum"]);
     }
+}
+
+/// It can never follow the leader that there is. (The simulator found it: seed 43969 of its mixed scenarios.)
+#[test]
+fn a_voter_that_promised_a_later_epoch_to_nobody_is_taken_in() {
+    let mut net = Net::started(5);
+    net.kill(ONE);
+    net.run_for(1_000);
+    let recovered = Recovered {
+        accepted_epoch: Epoch(4),
+        ..Recovered::default()
+    };
+    net.start_with(ONE, recovered);
+    assert!(net.run_until(net.now + SERVES_WITHIN_MS, |net| net.serving() == 5));
+    net.run_for(10_000);
+    let looked = net.servers.values().map(|server| server.looked.len());
+    assert!(looked.max() <= Some(3), "{:?}", net.elections());
 }
 
 #[test]

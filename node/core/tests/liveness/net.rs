@@ -129,6 +129,10 @@ impl Net {
     }
 
     pub(crate) fn start(&mut self, id: ServerId) {
+        self.start_with(id, Recovered::default());
+    }
+
+    pub(crate) fn start_with(&mut self, id: ServerId, recovered: Recovered) {
         let config = PeerConfig {
             my_id: id,
             config: self.config.clone(),
@@ -137,7 +141,7 @@ impl Net {
             observer: false,
             observer_keeps_disk: true,
         };
-        let peer = Peer::new(config, Recovered::default(), Time(self.now));
+        let peer = Peer::new(config, recovered, Time(self.now));
         self.servers.get_mut(&id).unwrap().peer = Some(peer);
         self.step(id, Input::Tick);
         for other in self.ids() {

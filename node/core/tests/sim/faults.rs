@@ -4,6 +4,7 @@ use node_core::effect::Input;
 use node_core::quorum::config::MemberRole;
 use node_core::zxid::ServerId;
 
+use crate::disk::Disk;
 use crate::rng::Rng;
 use crate::world::World;
 
@@ -203,17 +204,27 @@ impl World {
         if !self.can_spare(id) {
             return;
         }
+        if fault == Fault::EmptyDisk {
+            return self.empty_disk(id);
+        }
+        let mut rng = std::mem::replace(&mut self.rng, Rng::new(0));
+        let what = self.spoilt(id).rot(&mut rng);
+        self.rng = rng;
+        self.note(|| format!("rot in {what}"));
+    }
+
+    /// A server comes back with an empty disk.
+    pub(crate) fn empty_disk(&mut self, id: ServerId) {
+        self.spoilt(id).wipe();
+    }
+
+    fn spoilt(&mut self, id: ServerId) -> &mut Disk {
         // What a disk has lost of what it knows of itself, together with the power, no server could tell.
         self.stop(id, false);
-        let node = self.nodes.get_mut(&id).expect("it exists");
-        node.disk.is_spoilt = true;
         self.checkers.has_forgotten(id);
-        let node = self.nodes.get_mut(&id).expect("it exists");
-        if fault == Fault::EmptyDisk {
-            return node.disk.wipe();
-        }
-        let what = node.disk.rot(&mut self.rng);
-        self.note(|| format!("rot in {what}"));
+        let disk = &mut self.nodes.get_mut(&id).expect("it exists").disk;
+        disk.is_spoilt = true;
+        disk
     }
 
     /// Whether the voters whose disks are whole are a quorum without this one, in every configuration that anybody knows.

@@ -27,7 +27,9 @@ mod world;
 use std::ops::Range;
 use std::time::Duration;
 
+use client::Mood;
 use node_core::effect::Input;
+use node_core::proto::client::Request;
 use node_core::quorum::config::MemberRole;
 use node_core::zxid::ServerId;
 
@@ -82,7 +84,7 @@ fn every_promise_is_kept_under_faults() {
     let traced = setting("SIM_TRACE").is_some();
     let name = setting("SIM_SCENARIO");
     let time = setting("SIM_SECONDS").map(|s| Duration::from_secs(s.parse().unwrap()));
-    let default = if time.is_some() { 0..u64::MAX } else { 0..240 };
+    let default = if time.is_some() { 0..u64::MAX } else { 0..400 };
     run_all(seeds(default), time, |seed| {
         run_mixed(seed, name.as_deref(), traced)
     });
@@ -156,5 +158,53 @@ fn an_observer_becomes_a_voter_and_a_leader_leaves() {
             ids.iter()
                 .all(|id| world.peer(*id).config().version == version)
         );
+    });
+}
+
+/// (Mixed scenario, seed 561: a reconfiguration counted on a server that had lost its disk.)
+#[test]
+fn a_voter_that_has_no_vote_carries_no_configuration() {
+    let setup = Setup {
+        reconfig_enabled: true,
+        clients: 1,
+        ..THREE
+    };
+    for_each_seed(0..10, &setup, |world| {
+        settle(world);
+        world.mood = Mood::Quiet;
+        // In the first epoch nothing can have been promised before.
+        let first = world.leader().unwrap();
+        world.crash(first);
+        world.start(first);
+        assert!(world.run_until(world.now + 2000, World::is_healthy));
+        let leader = world.leader().unwrap();
+        let mut others = world.ids().into_iter().filter(|id| *id != leader);
+        let (wiped, kept) = (others.next().unwrap(), others.next().unwrap());
+        world.empty_disk(wiped);
+        world.start(wiped);
+        world.leave(0, false);
+        world.clients[0].only = Some(leader);
+        let ready = |w: &World| w.nodes[&wiped].serving && w.clients[0].is_open();
+        assert!(world.run_until(world.now + 2000, ready));
+
+        let ask = |world: &mut World| {
+            let change = Request::Reconfig {
+                joining: None,
+                leaving: Some(kept.to_string()),
+                new_members: None,
+                from_config: -1,
+            };
+            world.request(0, change);
+            assert!(world.run_until(world.now + 2000, |w| w.clients[0].waits_for() == 0));
+            world.peer(leader).last_seen_config().is_voter(kept)
+        };
+        assert!(!world.nodes[&wiped].disk.votes);
+        assert!(ask(world), "who has no vote is counted");
+        let whole = |w: &World| {
+            let mut followers = w.peer(leader).active_learners();
+            followers.any(|follower| follower == (wiped, false))
+        };
+        assert!(world.run_until(world.now + 60_000, whole));
+        assert!(!ask(world), "a voter is not counted");
     });
 }

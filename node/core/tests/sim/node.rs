@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use node::storage::StorageError;
-use node_core::effect::{Effect, Input, LinkId};
+use node_core::effect::{Effect, Input, LinkId, RoleInfo};
 use node_core::member::work::{self, Work};
 use node_core::member::{Action, Clock, Event as MemberEvent, Member, Output};
 use node_core::proto::data::SessionTimeout;
@@ -488,29 +488,32 @@ impl World {
             }
             Effect::ForgetNextConfig => node.disk.next_config = None,
             Effect::SaveNextConfig(config) => node.disk.next_config = Some((*config).clone()),
-            Effect::RoleChanged(role) => {
-                self.checkers.role_changed(id, &role);
-                node.leads = false;
-                if role.state == PeerState::Leading && role.why == "a quorum has the history" {
-                    let applied = node.work.iter().filter_map(|work| match work {
-                        Work::Apply { entry, .. } => Some(entry.header.zxid),
-                        _ => None,
-                    });
-                    let history = node.tree.history.iter().copied().chain(applied);
-                    let history: Vec<Zxid> = history.collect();
-                    node.leads = true;
-                    let excused = self.excused(role.epoch);
-                    let (peer, last) = (self.peer(id), history.last().copied());
-                    let configs = [&**peer.config(), &**peer.last_seen_config()];
-                    let last = last.unwrap_or_default();
-                    self.checkers
-                        .begins_with_quorum(id, configs, last, &excused);
-                    self.checkers.leader_established(id, role.epoch, &history);
-                }
-            }
+            Effect::RoleChanged(role) => self.role_changed(id, &role),
             Effect::Halt(why) => panic!("server {id} halted: {why}"),
             other => panic!("{other:?} was not expected"),
         }
+    }
+
+    fn role_changed(&mut self, id: ServerId, role: &RoleInfo) {
+        self.checkers.role_changed(id, role);
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.leads = role.state == PeerState::Leading && role.why == "a quorum has the history";
+        if !node.leads {
+            return;
+        }
+        let applied = node.work.iter().filter_map(|work| match work {
+            Work::Apply { entry, .. } => Some(entry.header.zxid),
+            _ => None,
+        });
+        let history = node.tree.history.iter().copied().chain(applied);
+        let history: Vec<Zxid> = history.collect();
+        let excused = self.excused(role.epoch);
+        let (peer, last) = (self.peer(id), history.last().copied());
+        let configs = [&**peer.config(), &**peer.last_seen_config()];
+        let last = last.unwrap_or_default();
+        self.checkers
+            .begins_with_quorum(id, configs, last, &excused);
+        self.checkers.leader_established(id, role.epoch, &history);
     }
 
     pub(crate) fn hand_to_disk(&mut self, id: ServerId, op: LogOp) {

@@ -66,59 +66,7 @@ impl Scenario {
             recent: *rng.pick(&[&5, &60, &1000]).expect("some"),
             snapshot_every: *rng.pick(&[&15, &40, &200]).expect("some"),
         };
-        let weights = match *name {
-            "crashes" => Weights::only(&[
-                Fault::Crash,
-                Fault::CrashLeader,
-                Fault::CrashSome,
-                Fault::CrashAll,
-                Fault::Restart,
-                Fault::SlowDisk,
-            ]),
-            "partitions" => Weights::only(&[
-                Fault::Cut,
-                Fault::CutElection,
-                Fault::OneWay,
-                Fault::Isolate,
-                Fault::Split,
-                Fault::Partial,
-                Fault::SlowLink,
-                Fault::Duplicates,
-                Fault::Heal,
-            ]),
-            "disks" => Weights::only(&[
-                Fault::Crash,
-                Fault::CrashLeader,
-                Fault::CrashAll,
-                Fault::Restart,
-                Fault::SlowDisk,
-                Fault::StalledDisk,
-                Fault::FailedDisk,
-                Fault::FullDisk,
-                Fault::EmptyDisk,
-                Fault::Rot,
-                Fault::Cut,
-            ]),
-            "membership" => Weights::only(&[
-                Fault::Reconfig,
-                Fault::CrashLeader,
-                Fault::CrashSome,
-                Fault::Restart,
-                Fault::Isolate,
-                Fault::Heal,
-                Fault::Resign,
-                Fault::StalledDisk,
-            ]),
-            "clocks" => Weights::only(&[
-                Fault::Pause,
-                Fault::PauseLeader,
-                Fault::ClockRate,
-                Fault::SlowLink,
-                Fault::Isolate,
-                Fault::Heal,
-            ]),
-            _ => Weights::some(rng),
-        };
+        let weights = weights(name, rng);
         let storm = *name == "storm";
         Self {
             setup,
@@ -142,6 +90,63 @@ impl Scenario {
             world.disturb(&self.weights);
         }
         recover(world);
+    }
+}
+
+/// Which faults a kind of trouble has.
+fn weights(name: &str, rng: &mut Rng) -> Weights {
+    match name {
+        "crashes" => Weights::only(&[
+            Fault::Crash,
+            Fault::CrashLeader,
+            Fault::CrashSome,
+            Fault::CrashAll,
+            Fault::Restart,
+            Fault::SlowDisk,
+        ]),
+        "partitions" => Weights::only(&[
+            Fault::Cut,
+            Fault::CutElection,
+            Fault::OneWay,
+            Fault::Isolate,
+            Fault::Split,
+            Fault::Partial,
+            Fault::SlowLink,
+            Fault::Duplicates,
+            Fault::Heal,
+        ]),
+        "disks" => Weights::only(&[
+            Fault::Crash,
+            Fault::CrashLeader,
+            Fault::CrashAll,
+            Fault::Restart,
+            Fault::SlowDisk,
+            Fault::StalledDisk,
+            Fault::FailedDisk,
+            Fault::FullDisk,
+            Fault::EmptyDisk,
+            Fault::Rot,
+            Fault::Cut,
+        ]),
+        "membership" => Weights::only(&[
+            Fault::Reconfig,
+            Fault::CrashLeader,
+            Fault::CrashSome,
+            Fault::Restart,
+            Fault::Isolate,
+            Fault::Heal,
+            Fault::Resign,
+            Fault::StalledDisk,
+        ]),
+        "clocks" => Weights::only(&[
+            Fault::Pause,
+            Fault::PauseLeader,
+            Fault::ClockRate,
+            Fault::SlowLink,
+            Fault::Isolate,
+            Fault::Heal,
+        ]),
+        _ => Weights::some(rng),
     }
 }
 

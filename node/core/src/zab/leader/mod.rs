@@ -361,6 +361,13 @@ impl Leader {
             send_epoch(local.accepted_epoch, link, effects);
             LearnerState::AwaitingAckEpoch
         };
+        if self.is_established() && local.is_voter(info.id) && accepted > local.accepted_epoch {
+            // A candidate that came to nothing has its promise. It can never follow this epoch, so there must be a later one.
+            return Err(Leave::Look(format!(
+                "voter {} has promised epoch {accepted}",
+                info.id
+            )));
+        }
         let silent_at = now.after(local.timing.init_ms());
         self.learners
             .insert(link, LearnerLink::new(info.id, observer, state, silent_at));

@@ -481,12 +481,7 @@ impl Running {
             Effect::HistoryWhole => self.on_disk(|disk| Ok(disk.trust()?))?,
             Effect::NotVoting(why) => tracing::warn!("{why}"),
             Effect::SaveConfig(config) => self.save_config(&config)?,
-            Effect::SaveNextConfig(config) => {
-                let path = &self.driver.shared.config.path;
-                let text = config.to_string();
-                patience::until_done(&mut self.clients, || Ok(dynamic::save_next(path, &text)?))?;
-                self.elect(ElectionCommand::Members((*config).clone()));
-            }
+            Effect::SaveNextConfig(config) => self.save_next_config(&config)?,
             Effect::ForgetNextConfig => dynamic::remove_next(&self.driver.shared.config.path)?,
             Effect::RoleChanged(role) => self.role_changed(&role),
             Effect::Halt(line) => return Err(anyhow!("a rule of the protocol is broken: {line}")),
@@ -604,6 +599,13 @@ impl Running {
         status.quorum_size = config.voters().count();
         drop(status);
         tracing::info!(version = %config.version, "the ensemble has a new configuration");
+        self.elect(ElectionCommand::Members(config.clone()));
+        Ok(())
+    }
+
+    fn save_next_config(&mut self, config: &QuorumConfig) -> anyhow::Result<()> {
+        let (path, text) = (&self.driver.shared.config.path, config.to_string());
+        patience::until_done(&mut self.clients, || Ok(dynamic::save_next(path, &text)?))?;
         self.elect(ElectionCommand::Members(config.clone()));
         Ok(())
     }

@@ -94,6 +94,16 @@ impl Leader {
         self.hand_over_if_blocked(now, local)
     }
 
+    /// With a disk that takes nothing, a leader goes when something was committed that it has not on its own disk: the others
+    /// are a quorum without it. If they are not, nobody could lead better, and it goes on to serve reads.
+    pub(crate) fn hand_over_if_blocked(&mut self, now: Time, local: &Local) -> Result<(), Leave> {
+        let blocked = local.disk_blocked && self.resigning_until.is_none();
+        if blocked && local.history.applied() > local.history.flushed() {
+            return self.resign(now, local);
+        }
+        Ok(())
+    }
+
     fn tell_commit(&self, to_follower: Packet, to_observer: &Packet, effects: &mut Vec<Effect>) {
         for (link, learner) in self.learners.iter().filter(|(_, l)| l.forwarding()) {
             let packet = if learner.observer {

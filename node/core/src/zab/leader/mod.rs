@@ -231,16 +231,6 @@ impl Leader {
         Ok(())
     }
 
-    /// With a disk that takes nothing, a leader goes when something was committed that it has not on its own disk: the others
-    /// are a quorum without it. If they are not, nobody could lead better, and it goes on to serve reads.
-    pub(crate) fn hand_over_if_blocked(&mut self, now: Time, local: &Local) -> Result<(), Leave> {
-        let blocked = local.disk_blocked && self.resigning_until.is_none();
-        if blocked && local.history.applied() > local.history.flushed() {
-            return self.resign(now, local);
-        }
-        Ok(())
-    }
-
     /// Stops to accept proposals; goes when the outstanding ones are committed.
     pub(crate) fn resign(&mut self, now: Time, local: &Local) -> Result<(), Leave> {
         if self.outstanding() == 0 {

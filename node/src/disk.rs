@@ -5,23 +5,28 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use node_core::proto::quorum::Proposal;
 use node_core::tree::TreeOptions;
 use node_core::zxid::{Epoch, Zxid};
 
-use crate::config::{Config, Quorum, Role};
+use crate::config::{Config, ConfigError, Quorum, Role};
 use crate::driver::Message;
+use crate::limits;
 use crate::net::Report;
 use crate::shared::{ActiveSnapshot, Shared};
 use crate::storage::dirs::DataDirs;
 use crate::storage::epoch::EpochFiles;
-use crate::storage::log_writer::{LogEvent, LogStats, LogWriter};
+use crate::storage::log_writer::{DiskState, LogEvent, LogStats, LogWriter};
 use crate::storage::marks::Marks;
 use crate::storage::snapshot::SnapshotWriter;
 use crate::storage::txn_log::TxnLog;
 use crate::storage::{StorageError, retention};
 use crate::store::{self, StoreOptions};
+
+/// When a snapshot that could not be written is tried again.
+const SNAPSHOT_AGAIN: Duration = Duration::from_secs(60);
 
 /// What came of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +65,47 @@ fn write_snapshot(
     Ok(Written::Whole(zxid))
 }
 
+/// Writes a snapshot. What is to take the place of everything is needed, and waits for room.
+fn write_until_done(
+    mut snapshot: ActiveSnapshot,
+    dirs: &DataDirs,
+    shared: &Shared,
+    to_install: bool,
+    waits: impl Fn(bool) -> bool,
+) -> Result<Written, StorageError> {
+    loop {
+        let written = write_snapshot(&snapshot, dirs, &shared.config, to_install);
+        let is_full = matches!(&written, Err(error) if error.is_full());
+        if !waits(to_install && is_full) {
+            return written;
+        }
+        std::thread::sleep(limits::FULL_DISK_PAUSE);
+        match snapshot.again() {
+            Some(again) => snapshot = again,
+            None => {
+                waits(false);
+                return Ok(Written::Superseded);
+            }
+        }
+    }
+}
+
 enum Held {
     Append(Proposal),
     Save(Zxid),
     Truncate(Zxid),
+}
+
+/// Whether all that is missing is room.
+#[must_use]
+pub fn is_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let storage = match cause.downcast_ref::<ConfigError>() {
+            Some(ConfigError::Storage(error)) => Some(error),
+            _ => cause.downcast_ref::<StorageError>(),
+        };
+        storage.is_some_and(StorageError::is_full)
+    })
 }
 
 /// The files of a server, opened.
@@ -113,6 +155,10 @@ pub struct Disk {
     appended: u32,
     appended_bytes: u64,
     snapshot_running: bool,
+    /// When a snapshot that could not be written is tried again.
+    snapshot_again: Option<Instant>,
+    /// When the epochs' files were tried last, if they still say less than the marks.
+    epochs_behind: Option<Instant>,
     /// Whether it has only begun to keep anything: it counts from the first snapshot on.
     begins: bool,
 }
@@ -126,8 +172,6 @@ pub enum Outcome {
     Truncated(Zxid),
     /// Tell the peer.
     SnapshotSaved(Zxid),
-    /// The disk is full, or has room again.
-    Full(bool),
     /// Nothing.
     Nothing,
 }
@@ -137,7 +181,8 @@ impl Disk {
     /// the peer saves before anything else.
     pub fn open(shared: &Arc<Shared>, report: &Report) -> Result<Self, StorageError> {
         let config = &shared.config;
-        let dirs = DataDirs::open(&config.data_dir, &config.data_log_dir, config.autocreate)?;
+        let (data, log) = (&config.data_dir, &config.data_log_dir);
+        let dirs = DataDirs::open_on(shared.files.clone(), data, log, config.autocreate)?;
         let (marks, epochs) = store::empty(&dirs)?;
         let files = Files {
             dirs,
@@ -180,6 +225,8 @@ impl Disk {
             appended: 0,
             appended_bytes: 0,
             snapshot_running: false,
+            snapshot_again: None,
+            epochs_behind: None,
             begins: false,
         })
     }
@@ -187,6 +234,28 @@ impl Disk {
     /// How the log's disk does.
     pub fn log_stats(&self) -> &Arc<LogStats> {
         self.log.stats()
+    }
+
+    /// When its state is to be looked at again, if nothing is heard of it before.
+    pub fn look_again_at(&self) -> Option<Instant> {
+        let soon = Instant::now() + limits::FULL_DISK_PAUSE;
+        let is_ill =
+            self.epochs_behind.is_some() || self.log.stats().disk_state() != DiskState::Works;
+        let stuck_at = self.log.stats().stuck_at();
+        if is_ill { Some(soon) } else { stuck_at }
+    }
+
+    /// Goes on with the epochs' files that found no room.
+    pub fn catch_up(&mut self) -> Result<(), StorageError> {
+        let pause = limits::FULL_DISK_PAUSE;
+        if self
+            .epochs_behind
+            .is_some_and(|tried| tried.elapsed() >= pause)
+        {
+            self.epochs.catch_up()?;
+            self.epochs_behind = self.epochs.is_behind().then(Instant::now);
+        }
+        Ok(())
     }
 
     /// Appends to the log.
@@ -206,12 +275,16 @@ impl Disk {
 
     /// Saves the accepted epoch; it is on the disk afterwards.
     pub fn save_accepted(&mut self, epoch: Epoch) -> Result<(), StorageError> {
-        self.epochs.save_accepted(epoch)
+        let saved = self.epochs.save_accepted(epoch);
+        self.epochs_behind = self.epochs.is_behind().then(Instant::now);
+        saved
     }
 
     /// Saves the current epoch; it is on the disk afterwards.
     pub fn save_current(&mut self, epoch: Epoch) -> Result<(), StorageError> {
-        self.epochs.save_current(epoch)
+        let saved = self.epochs.save_current(epoch);
+        self.epochs_behind = self.epochs.is_behind().then(Instant::now);
+        saved
     }
 
     fn put(&mut self, command: Held) {
@@ -237,12 +310,21 @@ impl Disk {
         let snapshot = self.shared.begin_snapshot();
         let zxid = snapshot.zxid;
         let (dirs, shared, report) = (self.dirs.clone(), self.shared.clone(), self.report.clone());
+        let (stats, to_driver) = (self.log.stats().clone(), report.clone());
+        let waits = move |waits| {
+            let waits = waits && !stats.is_stopping();
+            if stats.snapshot_waits(waits) != waits {
+                to_driver.send(Message::Log(LogEvent::Full(waits)));
+            }
+            waits
+        };
         self.snapshot_running = true;
+        self.snapshot_again = None;
         self.appended = 0;
         self.appended_bytes = 0;
         tokio::task::spawn_blocking(move || {
-            let begun = std::time::Instant::now();
-            let result = write_snapshot(&snapshot, &dirs, &shared.config, to_install);
+            let begun = Instant::now();
+            let result = write_until_done(snapshot, &dirs, &shared, to_install, waits);
             let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             if result.is_ok() {
                 tracing::info!(%zxid, ms, "snapshot written");
@@ -256,7 +338,8 @@ impl Disk {
     pub fn maybe_snapshot(&mut self, spread: f64) {
         let storage = &self.shared.config.storage;
         let after = |limit: u64| limit / 2 + (limit as f64 / 2.0 * spread) as u64;
-        let due = u64::from(self.appended) > after(storage.snap_count.into())
+        let due = self.snapshot_again.is_some_and(|at| at <= Instant::now())
+            || u64::from(self.appended) > after(storage.snap_count.into())
             || storage
                 .snap_size_limit_bytes
                 .is_some_and(|limit| self.appended_bytes > after(limit));
@@ -280,6 +363,7 @@ impl Disk {
             Err(error) if to_install => return Err(error),
             Err(error) => {
                 tracing::error!(%error, "a snapshot could not be written; the log goes on, and it is tried again later");
+                self.snapshot_again = Some(Instant::now() + SNAPSHOT_AGAIN);
             }
         }
         Ok(())
@@ -301,8 +385,8 @@ impl Disk {
     pub fn log_event(&mut self, event: LogEvent) -> Result<Outcome, StorageError> {
         match event {
             LogEvent::Flushed(zxid) => Ok(Outcome::Flushed(zxid)),
-            LogEvent::Barrier(_) => Ok(Outcome::Nothing),
-            LogEvent::Full(full) => Ok(Outcome::Full(full)),
+            // The state itself is looked at after each batch.
+            LogEvent::Barrier(_) | LogEvent::Full(_) => Ok(Outcome::Nothing),
             LogEvent::Fatal(error) => Err(error),
             LogEvent::Installed(zxid) => {
                 if std::mem::take(&mut self.begins) {

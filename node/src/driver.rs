@@ -30,9 +30,10 @@ use crate::net::Report;
 use crate::net::election::ElectionCommand;
 use crate::net::outbox::Connection;
 use crate::net::quorum::{self, Link};
+use crate::patience;
 use crate::shared::Shared;
 use crate::storage::StorageError;
-use crate::storage::log_writer::LogEvent;
+use crate::storage::log_writer::{DiskState, LogEvent};
 
 /// Messages that are looked at before the work that came out of them is performed.
 const BATCH: usize = 512;
@@ -181,7 +182,10 @@ impl Running {
     fn deadline(&self) -> Instant {
         let due = self.driver.started + Duration::from_millis(self.driver.member.next_deadline().0);
         let due = due.min(Instant::now() + Duration::from_secs(60));
-        self.stopping.map_or(due, |stop| due.min(stop))
+        let disk = self.driver.disk.as_ref().and_then(Disk::look_again_at);
+        disk.into_iter()
+            .chain(self.stopping)
+            .fold(due, Instant::min)
     }
 
     fn message(&mut self, message: Message) -> anyhow::Result<()> {
@@ -272,14 +276,6 @@ impl Running {
             Outcome::Flushed(zxid) => self.input(Input::Flushed(zxid)),
             Outcome::Truncated(zxid) => self.input(Input::Truncated(zxid)),
             Outcome::SnapshotSaved(zxid) => self.input(Input::SnapshotSaved(zxid)),
-            Outcome::Full(full) => {
-                self.driver.shared.status.lock().disk_full = full;
-                if full {
-                    self.input(Input::Resign)
-                } else {
-                    Ok(())
-                }
-            }
             Outcome::Nothing => Ok(()),
         }
     }
@@ -361,13 +357,13 @@ impl Running {
 
     /// What is done once after a batch.
     fn finish_batch(&mut self) -> anyhow::Result<()> {
+        self.watch_the_disk()?;
         self.perform();
         for link in self.awake.drain(..) {
             if let Some(link) = self.links.get(&link) {
                 link.wake();
             }
         }
-        self.watch_the_disk()?;
         self.publish();
         let spread = f64::from(self.clock().wall_ms as u16) / f64::from(u16::MAX);
         if self.driver.member.peer().is_serving()
@@ -378,24 +374,33 @@ impl Running {
         Ok(())
     }
 
-    /// A leader whose disk hangs hands over: others can log what it cannot.
+    /// The peer is told whether the disk takes anything; a person is told when it begins and when it ends.
     fn watch_the_disk(&mut self) -> anyhow::Result<()> {
-        let Some(disk) = &self.driver.disk else {
+        let Some(disk) = &mut self.driver.disk else {
             return Ok(());
         };
-        let stuck_for = disk.log_stats().stuck_for();
-        let stuck = stuck_for >= Duration::from_millis(limits::DISK_STUCK_MS);
-        let was = std::mem::replace(&mut self.driver.shared.status.lock().disk_stuck, stuck);
-        if stuck && !was {
-            tracing::error!(
-                ms = stuck_for.as_millis() as u64,
-                "the disk hangs in a flush"
-            );
-            self.input(Input::Resign)?;
-        } else if was && !stuck {
-            tracing::info!("the disk works again");
+        let state = disk.log_stats().disk_state();
+        let overrun = disk.log_stats().queued_bytes() > limits::FULL_DISK_BYTES / 2;
+        if state == DiskState::Works {
+            disk.catch_up()?;
         }
-        Ok(())
+        let was = std::mem::replace(&mut self.driver.shared.status.lock().disk, state);
+        if state == was {
+            let leaves = overrun && state != DiskState::Works;
+            return if leaves {
+                self.input(Input::DiskOverrun)
+            } else {
+                Ok(())
+            };
+        }
+        match state {
+            DiskState::Works => tracing::info!("the disk works again: the log goes on"),
+            state => tracing::error!(
+                "the disk {}: nothing is logged or acknowledged until it works again",
+                state.word()
+            ),
+        }
+        self.input(Input::DiskBlocked(state != DiskState::Works))
     }
 
     fn publish(&self) {
@@ -468,18 +473,15 @@ impl Running {
                     .send(Message::Peer(Input::SnapshotSaved(zxid))),
             },
             Effect::SaveAcceptedEpoch(epoch) => {
-                self.disk()?.save_accepted(epoch)?;
+                self.on_disk(|disk| Ok(disk.save_accepted(epoch)?))?;
             }
             Effect::SaveCurrentEpoch(epoch) => {
-                self.disk()?.save_current(epoch)?;
+                self.on_disk(|disk| Ok(disk.save_current(epoch)?))?;
             }
-            Effect::HistoryWhole => self.disk()?.trust()?,
+            Effect::HistoryWhole => self.on_disk(|disk| Ok(disk.trust()?))?,
             Effect::NotVoting(why) => tracing::warn!("{why}"),
             Effect::SaveConfig(config) => self.save_config(&config)?,
-            Effect::SaveNextConfig(config) => {
-                dynamic::save_next(&self.driver.shared.config.path, &config.to_string())?;
-                self.elect(ElectionCommand::Members((*config).clone()));
-            }
+            Effect::SaveNextConfig(config) => self.save_next_config(&config)?,
             Effect::ForgetNextConfig => dynamic::remove_next(&self.driver.shared.config.path)?,
             Effect::RoleChanged(role) => self.role_changed(&role),
             Effect::Halt(line) => return Err(anyhow!("a rule of the protocol is broken: {line}")),
@@ -507,13 +509,24 @@ impl Running {
         }
     }
 
-    /// The disk. An observer that kept nothing begins to when it is made a voter.
-    fn disk(&mut self) -> anyhow::Result<&mut Disk> {
-        let disk = match self.driver.disk.take() {
-            Some(disk) => disk,
-            None => Disk::open(&self.driver.shared, &self.driver.report)?,
-        };
-        Ok(self.driver.disk.insert(disk))
+    /// Does something that must be on stable storage before anything else is done. An observer that kept nothing begins to
+    /// when it is made a voter.
+    fn on_disk(
+        &mut self,
+        mut act: impl FnMut(&mut Disk) -> anyhow::Result<()> + Send,
+    ) -> anyhow::Result<()> {
+        let Driver {
+            disk,
+            shared,
+            report,
+            ..
+        } = &mut self.driver;
+        patience::until_done(&mut self.clients, || {
+            if disk.is_none() {
+                *disk = Some(Disk::open(shared, report)?);
+            }
+            act(disk.as_mut().context("it was just opened")?)
+        })
     }
 
     fn elect(&self, command: ElectionCommand) {
@@ -575,18 +588,24 @@ impl Running {
                 .member(quorum.my_id)
                 .is_some_and(|member| member.client.is_some())
                 && quorum_has_client(shared);
-            dynamic::activate(
-                &shared.config.path,
-                &config.to_string(),
-                config.version,
-                gives_client_port,
-            )?;
+            let (path, text) = (&shared.config.path, config.to_string());
+            patience::until_done(&mut self.clients, || {
+                dynamic::activate(path, &text, config.version, gives_client_port)?;
+                Ok(())
+            })?;
         }
         let mut status = shared.status.lock();
         status.config = config.to_string();
         status.quorum_size = config.voters().count();
         drop(status);
         tracing::info!(version = %config.version, "the ensemble has a new configuration");
+        self.elect(ElectionCommand::Members(config.clone()));
+        Ok(())
+    }
+
+    fn save_next_config(&mut self, config: &QuorumConfig) -> anyhow::Result<()> {
+        let (path, text) = (&self.driver.shared.config.path, config.to_string());
+        patience::until_done(&mut self.clients, || Ok(dynamic::save_next(path, &text)?))?;
         self.elect(ElectionCommand::Members(config.clone()));
         Ok(())
     }

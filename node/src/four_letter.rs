@@ -10,6 +10,7 @@ use node_core::zxid::SessionId;
 use crate::net::outbox::Connection;
 use crate::shared::Shared;
 use crate::status::Status;
+use crate::storage::log_writer::DiskState;
 
 /// What stands behind "Zookeeper version:". Clients parse the first three numbers.
 pub const VERSION: &str = concat!(
@@ -54,13 +55,13 @@ pub fn answer(command: Command, shared: &Shared) -> String {
     if command != Command::Srvr && !shared.config.access.four_letter_words.allows(word) {
         return format!("{word} is not executed because it is not in the whitelist.\n");
     }
+    let status = shared.status.lock().clone();
     match command {
         Command::Ruok => return "imok".into(),
         Command::Isro if !shared.is_serving() => return "null".into(),
-        _ if !shared.is_serving() => return NOT_SERVING.into(),
+        _ if !shared.is_serving() => return NOT_SERVING.to_owned() + &status.disk_line(),
         _ => {}
     }
-    let status = shared.status.lock().clone();
     match command {
         Command::Conf => conf(shared, &status),
         Command::Cons => connections(shared, true) + "\n",
@@ -118,7 +119,7 @@ fn summary(shared: &Shared, status: &Status) -> String {
             });
         text += &format!("Proposal sizes last/min/max: {sizes}\n");
     }
-    text
+    text + &status.disk_line()
 }
 
 fn all_connections(shared: &Shared) -> Vec<std::sync::Arc<Connection>> {
@@ -269,8 +270,8 @@ fn mntr(shared: &Shared, status: &Status) -> String {
     line("packets_sent", &sent);
     line("num_alive_connections", &shared.metrics.connections());
     line("outstanding_requests", &status.outstanding);
-    line("disk_full", &u8::from(status.disk_full));
-    line("disk_stuck", &u8::from(status.disk_stuck));
+    line("disk_full", &u8::from(status.disk == DiskState::Full));
+    line("disk_stuck", &u8::from(status.disk == DiskState::Stuck));
     line("uptime", &shared.metrics.uptime().as_millis());
     {
         let replica = shared.replica.read();

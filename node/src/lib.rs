@@ -11,6 +11,7 @@ pub mod driver;
 pub mod net;
 
 pub mod disk;
+mod patience;
 pub mod storage;
 pub mod store;
 

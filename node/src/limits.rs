@@ -3,6 +3,8 @@
 //! A limit that the configuration can change has its default here and its key in `config::keys`; the others are fixed. A
 //! limit that is reached is never silent: the connection waits, is closed, or the caller gets an error.
 
+use std::time::Duration;
+
 /// The most bytes of a client's request, and of a znode with its path and ACL (`jute.maxbuffer`).
 pub const FRAME_BYTES: usize = 0xf_ffff;
 
@@ -57,10 +59,14 @@ pub const COMMITTED_LOG_BYTES: usize = 64 * 1024 * 1024;
 /// Transactions that wait for one fsync are written together up to this many bytes.
 pub const LOG_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// Bytes of transactions that wait for room on a full disk. With more the process ends.
+/// Bytes of transactions that wait for room on a full disk. With more the process ends; with half of them a learner leaves
+/// its leader, which sends it no more then.
 pub const FULL_DISK_BYTES: usize = 256 * 1024 * 1024;
 
-/// A flush that takes longer, in ms, means that the disk hangs: a leader hands over.
+/// How long somebody waits before he looks for room on a full disk again.
+pub const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
+
+/// Whatever takes the log's disk longer, in ms, means that it hangs: a leader hands over.
 pub const DISK_STUCK_MS: u64 = 3_000;
 
 /// How far behind a broken record, in bytes, the torn remains of one unflushed batch can reach. What lies further was

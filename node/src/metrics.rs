@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::shared::Shared;
+use crate::storage::log_writer::DiskState;
 
 /// Minimum, sum, count and maximum, as `srvr` shows them for latency.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,9 +87,41 @@ pub struct Metrics {
     synced_observers: IntGauge,
     without_leader_s: prometheus::Gauge,
     role: IntGaugeVec,
+    disk: IntGaugeVec,
 }
 
 const ROLES: [&str; 5] = ["looking", "follower", "leader", "observer", "standalone"];
+
+const DISK_STATES: [(&str, DiskState); 3] = [
+    ("works", DiskState::Works),
+    ("full", DiskState::Full),
+    ("stuck", DiskState::Stuck),
+];
+
+fn write_latency(registry: &Registry) -> Result<Histogram, prometheus::Error> {
+    let buckets = prometheus::exponential_buckets(0.0001, 2.0, 16)?;
+    let latency = Histogram::with_opts(
+        HistogramOpts::new(
+            "zookeeper_node_write_seconds",
+            "From a write's arrival to its answer",
+        )
+        .buckets(buckets),
+    )?;
+    registry.register(Box::new(latency.clone()))?;
+    Ok(latency)
+}
+
+/// A gauge for each state that there is.
+fn states(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+) -> Result<IntGaugeVec, prometheus::Error> {
+    let states = IntGaugeVec::new(Opts::new(name, help), &[label])?;
+    registry.register(Box::new(states.clone()))?;
+    Ok(states)
+}
 
 impl Metrics {
     /// All at zero.
@@ -104,20 +137,6 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let buckets = prometheus::exponential_buckets(0.0001, 2.0, 16)?;
-        let write_latency = Histogram::with_opts(
-            HistogramOpts::new(
-                "zookeeper_node_write_seconds",
-                "From a write's arrival to its answer",
-            )
-            .buckets(buckets),
-        )?;
-        registry.register(Box::new(write_latency.clone()))?;
-        let role = IntGaugeVec::new(
-            Opts::new("zookeeper_node_role", "1 for the role that the server has"),
-            &["role"],
-        )?;
-        registry.register(Box::new(role.clone()))?;
         let without_leader_s = prometheus::Gauge::new(
             "zookeeper_node_without_leader_seconds",
             "How long the server has been without a leader; 0 while it has one",
@@ -148,7 +167,7 @@ impl Metrics {
                 "Times that another leader took over",
             )?,
             elections: counter("looking_count", "Times that the server looked for a leader")?,
-            write_latency,
+            write_latency: write_latency(&registry)?,
             connections: gauge("num_alive_connections", "Connections of clients")?,
             epoch: gauge("zookeeper_node_epoch", "The epoch of the server's history")?,
             zxid: gauge(
@@ -173,7 +192,18 @@ impl Metrics {
             synced_followers: gauge("synced_followers", "On the leader: followers in sync")?,
             synced_observers: gauge("synced_observers", "On the leader: observers in sync")?,
             without_leader_s,
-            role,
+            role: states(
+                &registry,
+                "zookeeper_node_role",
+                "1 for the role that the server has",
+                "role",
+            )?,
+            disk: states(
+                &registry,
+                "zookeeper_node_disk",
+                "1 for the state of the log's disk",
+                "state",
+            )?,
             registry,
         })
     }
@@ -295,6 +325,11 @@ impl Metrics {
             self.role
                 .with_label_values(&[role])
                 .set(i64::from(role == status.mode()));
+        }
+        for (word, state) in DISK_STATES {
+            self.disk
+                .with_label_values(&[word])
+                .set(i64::from(state == status.disk));
         }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

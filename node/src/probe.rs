@@ -31,7 +31,7 @@ pub fn ask(question: Question, address: &str, timeout: Duration) -> Result<Strin
         .map_err(|error| format!("no answer from {address}: {}", in_words(&error, timeout)))?;
     match question {
         Question::Ready => mode(&text).map_or_else(
-            || Err(format!("{address} does not serve: {}", first_line(&text))),
+            || Err(format!("{address} does not serve: {}", in_one_line(&text))),
             |mode| Ok(mode.to_owned()),
         ),
         // A server that will not execute the word has answered all the same.
@@ -96,6 +96,14 @@ fn in_words(error: &io::Error, timeout: Duration) -> String {
         // A read that times out says "would block".
         ErrorKind::TimedOut | ErrorKind::WouldBlock => format!("nothing within {timeout:?}"),
         _ => error.to_string(),
+    }
+}
+
+/// What a server says that does not serve, and what of its disk.
+fn in_one_line(text: &str) -> String {
+    match text.trim() {
+        "" => first_line(text).to_owned(),
+        text => text.lines().take(2).collect::<Vec<_>>().join("; "),
     }
 }
 

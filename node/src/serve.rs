@@ -58,22 +58,51 @@ pub struct Call {
 pub async fn serve(call: Call) -> anyhow::Result<()> {
     // As a container's first process it would get no signal at all that it does not ask for.
     let mut signals = Signals::listen()?;
+    serve_on(
+        call,
+        Arc::new(RealFiles),
+        async move { signals.stop().await },
+    )
+    .await
+}
+
+/// The same with its data in any file system, until `stop` or an error ends it.
+pub async fn serve_on(
+    call: Call,
+    files: Arc<dyn FileSystem>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let mut stop = Box::pin(stop);
     let (driver, acceptors, messages, _home) = tokio::select! {
-        started = start(call) => started?,
-        () = signals.stop() => {
+        started = start(call, files) => started?,
+        () = &mut stop => {
             tracing::info!("stopping before the start was done");
             return Ok(());
         }
     };
-    stop_at_signal(signals, driver.report.clone(), acceptors);
+    stop_when(stop, driver.report.clone(), acceptors);
     driver.run(messages).await
 }
 
 /// Everything up to the first message. The file that tells others that the home is in use lives as long as the server.
-async fn start(call: Call) -> anyhow::Result<Started> {
+/// A server that needs room to start, as a new one does, waits for it.
+async fn start(call: Call, files: Arc<dyn FileSystem>) -> anyhow::Result<Started> {
     let started = Instant::now();
-    let loaded = tokio::task::spawn_blocking(move || load(&call, started)).await??;
-    loaded.open().await
+    let mut is_told = false;
+    loop {
+        let (call, files) = (call.clone(), files.clone());
+        let loaded = tokio::task::spawn_blocking(move || load(&call, &files, started)).await?;
+        match loaded {
+            Err(error) if disk::is_full(&error) => {
+                if !is_told {
+                    tracing::error!("{error:#}: the server starts when there is room");
+                }
+                is_told = true;
+                tokio::time::sleep(limits::FULL_DISK_PAUSE).await;
+            }
+            loaded => return loaded?.open().await,
+        }
+    }
 }
 
 type Started = (
@@ -93,7 +122,7 @@ struct Loaded {
     started: Instant,
 }
 
-fn load(call: &Call, started: Instant) -> anyhow::Result<Loaded> {
+fn load(call: &Call, files: &Arc<dyn FileSystem>, started: Instant) -> anyhow::Result<Loaded> {
     if let Some(id) = call.id {
         home::claim(&call.zoo_cfg, id)?;
     }
@@ -116,7 +145,7 @@ fn load(call: &Call, started: Instant) -> anyhow::Result<Loaded> {
     let peer_config = peer_config(&config, &ensemble);
     let proposed = proposed_config(&config)?;
     let mut start = if peer_config.keeps_disk(proposed.as_ref()) {
-        Start::read(&config, tree_options)?
+        Start::read(files, &config, tree_options)?
     } else {
         Start {
             replica: Replica::new(tree_options),
@@ -151,6 +180,7 @@ fn load(call: &Call, started: Instant) -> anyhow::Result<Loaded> {
         metrics: Metrics::new()?,
         tree_options,
         config,
+        files: files.clone(),
     });
     Ok(Loaded {
         home,
@@ -223,9 +253,12 @@ struct Start {
 }
 
 impl Start {
-    fn read(config: &Config, tree_options: TreeOptions) -> anyhow::Result<Self> {
-        let real: Arc<dyn FileSystem> = Arc::new(RealFiles);
-        let opened = store::open(&real, &disk::store_options(config, tree_options))?;
+    fn read(
+        files: &Arc<dyn FileSystem>,
+        config: &Config,
+        tree_options: TreeOptions,
+    ) -> anyhow::Result<Self> {
+        let opened = store::open(files, &disk::store_options(config, tree_options))?;
         let peer = Recovered {
             accepted_epoch: opened.epochs.epochs().accepted,
             current_epoch: opened.epochs.epochs().current,
@@ -497,10 +530,14 @@ impl Signals {
     }
 }
 
-/// At a signal: no more connections, then the driver hands over and ends.
-fn stop_at_signal(mut signals: Signals, report: Report, mut acceptors: JoinSet<()>) {
+/// When it is time: no more connections, then the driver hands over and ends.
+fn stop_when(
+    stop: impl Future<Output = ()> + Send + 'static,
+    report: Report,
+    mut acceptors: JoinSet<()>,
+) {
     tokio::spawn(async move {
-        signals.stop().await;
+        stop.await;
         acceptors.abort_all();
         report.send(Message::Stop);
     });

@@ -19,6 +19,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::net::outbox::Connection;
 use crate::status::Status;
+use crate::storage::files::FileSystem;
 
 /// Nodes that are taken from the tree for a snapshot under one lock.
 const SNAPSHOT_NODES: usize = 256;
@@ -27,6 +28,8 @@ const SNAPSHOT_NODES: usize = 256;
 pub struct Shared {
     /// What was read at the start.
     pub config: Config,
+    /// Where its data lie.
+    pub files: Arc<dyn FileSystem>,
     /// Tree and sessions.
     pub replica: RwLock<Replica>,
     /// Counts how often another replica took the place of the old one; changed under the replica's lock.
@@ -151,6 +154,14 @@ impl ActiveSnapshot {
         let mut replica = self.shared.replica.write();
         let is_current = self.shared.generation.load(Ordering::Relaxed) == self.generation;
         is_current.then(|| replica.snapshot_chunk(self.id, SNAPSHOT_NODES, piece))
+    }
+}
+
+impl ActiveSnapshot {
+    /// Another one of the same replica as it is by now. `None` if that has been replaced.
+    pub fn again(&self) -> Option<Self> {
+        let again = self.shared.begin_snapshot();
+        (again.generation == self.generation).then_some(again)
     }
 }
 

@@ -3,6 +3,8 @@
 use node_core::proto::election::PeerState;
 use node_core::zxid::{Epoch, ServerId, Zxid};
 
+use crate::storage::log_writer::DiskState;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -18,10 +20,8 @@ pub struct Status {
     pub leader: Option<ServerId>,
     /// The end of its log.
     pub last_logged: Zxid,
-    /// Whether the disk is full: nothing is logged, so nothing is acknowledged.
-    pub disk_full: bool,
-    /// Whether the disk hangs in a flush.
-    pub disk_stuck: bool,
+    /// Whether the disk takes what the log gives it. If not, nothing is acknowledged.
+    pub disk: DiskState,
     /// Requests that wait for their commit.
     pub outstanding: usize,
     /// On the leader: followers in sync.
@@ -47,8 +47,7 @@ impl Default for Status {
             epoch: Epoch(0),
             leader: None,
             last_logged: Zxid::ZERO,
-            disk_full: false,
-            disk_stuck: false,
+            disk: DiskState::Works,
             outstanding: 0,
             synced_followers: 0,
             synced_non_voting: 0,
@@ -69,6 +68,15 @@ impl Status {
         match self.state {
             PeerState::Leading if !self.standalone => applied.max(self.epoch.start()),
             _ => applied,
+        }
+    }
+
+    /// What a person should know of the disk: a line, or nothing.
+    #[must_use]
+    pub fn disk_line(&self) -> String {
+        match self.disk {
+            DiskState::Works => String::new(),
+            state => format!("Disk {}\n", state.word()),
         }
     }
 

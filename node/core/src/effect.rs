@@ -105,6 +105,11 @@ pub enum Input {
     },
     /// This server is about to stop: a leader hands over.
     Resign,
+    /// The disk takes nothing, because it is full or hangs; or it works again. A leader hands over if the others have
+    /// a quorum without it. A server that has not all of its history on disk takes part in nothing meanwhile.
+    DiskBlocked(bool),
+    /// More waits for the disk than the memory is for: a learner leaves its leader.
+    DiskOverrun,
 }
 
 /// What a learner sends on behalf of its clients.

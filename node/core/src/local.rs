@@ -63,6 +63,8 @@ pub(crate) struct Local {
     /// A configuration that was proposed and is not known to be committed ("last seen"), newer than `config`.
     pub(crate) next_config: Option<Arc<QuorumConfig>>,
     pub(crate) history: History,
+    /// Whether the disk takes nothing at the moment.
+    pub(crate) disk_blocked: bool,
     /// The last election's round; starts at 0 with the process.
     pub(crate) round: i64,
     /// Whom this server elected last.
@@ -111,6 +113,12 @@ impl Local {
     /// Whether there is a connection to this server on which messages get there and back.
     pub(crate) fn reaches(&self, id: ServerId) -> bool {
         id == self.my_id || self.links.get(&id) == Some(&true)
+    }
+
+    /// Whether the log has to go on before this server can say in an election where its history ends, and keep what it
+    /// says.
+    pub(crate) fn waits_for_log(&self) -> bool {
+        self.history.is_truncating() || self.disk_blocked && !self.history.is_durable()
     }
 
     /// Whether this server does not vote for it at the moment.

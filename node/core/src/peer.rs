@@ -7,8 +7,10 @@
 //!          ▼                                                          │
 //!       Looking ──elected──► Leading | Following | Observing ─────────┤
 //!          ▲                                                          │
-//!          └── Settling (the log is still being cut) ◄────────────────┘
+//!          └── Settling (the log is being cut, or does not get on) ◄──┘
 //! ```
+
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,12 +24,11 @@ use crate::proto::election::{Notification, PeerState};
 use crate::proto::quorum::Packet;
 use crate::quorum::config::QuorumConfig;
 pub use crate::standing::Recovered;
-use crate::standing::Standing;
 pub use crate::timing::Timing;
 use crate::zab::history::History;
 use crate::zab::leader::Leader;
 use crate::zab::learner::Learner;
-use crate::zxid::{Epoch, ServerId, Time, Zxid};
+use crate::zxid::{ServerId, Time, Zxid};
 
 /// Connections that may wait for this server to be elected.
 const EARLY_LEARNERS_MAX: usize = 64;
@@ -44,7 +45,7 @@ enum Role {
     Leading(Leader),
     Following(Learner),
     Observing(Learner),
-    /// Waits for the log to be cut before it may say in an election where its history ends.
+    /// Waits for the log before it may say in an election where its history ends.
     Settling,
     Halted,
 }
@@ -90,6 +91,7 @@ impl Peer {
                 config: Arc::new(config.config),
                 next_config: next_config.map(Arc::new),
                 history: History::recovered(recent, last_zxid),
+                disk_blocked: false,
                 round: 0,
                 vote: Vote::NONE,
                 links: BTreeMap::new(),
@@ -235,10 +237,63 @@ impl Peer {
                 }
                 Ok(())
             }
-            Input::Resign => match &mut self.role {
-                Role::Leading(leader) => leader.resign(now, &self.local),
-                _ => Ok(()),
-            },
+            Input::Resign => self.resign(now),
+            Input::DiskBlocked(blocked) => self.disk_blocked(now, blocked, effects),
+            Input::DiskOverrun => self.disk_overrun(),
+        }
+    }
+
+    fn resign(&mut self, now: Time) -> Result<(), Leave> {
+        match &mut self.role {
+            Role::Leading(leader) => leader.resign(now, &self.local),
+            _ => Ok(()),
+        }
+    }
+
+    fn disk_blocked(
+        &mut self,
+        now: Time,
+        blocked: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Leave> {
+        self.local.disk_blocked = blocked;
+        match &mut self.role {
+            Role::Leading(leader) if leader.is_established() => {
+                leader.hand_over_if_blocked(now, &self.local)
+            }
+            Role::Leading(_) if self.local.waits_for_log() => {
+                Err(Leave::look("the disk is blocked"))
+            }
+            Role::Following(learner) | Role::Observing(learner)
+                if !learner.is_broadcasting() && self.local.waits_for_log() =>
+            {
+                Err(Leave::look("the disk is blocked"))
+            }
+            Role::Looking(_) if self.local.waits_for_log() => {
+                self.look(now, "the disk is blocked".into(), false, effects);
+                Ok(())
+            }
+            Role::Settling => {
+                self.settle(now, effects);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn disk_overrun(&self) -> Result<(), Leave> {
+        match &self.role {
+            Role::Following(_) | Role::Observing(_) if self.local.disk_blocked => {
+                Err(Leave::look("too much waits for the disk"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The log got on.
+    fn settle(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if !self.local.waits_for_log() {
+            self.look(now, "the log has got on".into(), false, effects);
         }
     }
 
@@ -433,7 +488,11 @@ impl Peer {
                 learner.flushed(now, &mut self.local, effects);
                 Ok(())
             }
-            Role::Looking(_) | Role::Settling | Role::Halted => Ok(()),
+            Role::Settling => {
+                self.settle(now, effects);
+                Ok(())
+            }
+            Role::Looking(_) | Role::Halted => Ok(()),
         }
     }
 
@@ -451,7 +510,7 @@ impl Peer {
                 learner.truncated(now, &mut self.local, link, effects)
             }
             Role::Settling => {
-                self.look(now, "the log is cut".into(), false, effects);
+                self.settle(now, effects);
                 Ok(())
             }
             Role::Looking(_) | Role::Leading(_) | Role::Halted => Ok(()),
@@ -491,7 +550,7 @@ impl Peer {
             effects.push(Effect::StopServing);
         }
         self.announce(PeerState::Looking, None, why, effects);
-        if self.local.history.is_truncating() {
+        if self.local.waits_for_log() {
             self.role = Role::Settling;
             return;
         }
@@ -514,155 +573,5 @@ impl Peer {
             leader,
             why,
         }));
-    }
-}
-
-/// What can be seen of a peer.
-impl Peer {
-    /// What it is doing.
-    #[must_use]
-    pub fn state(&self) -> PeerState {
-        match &self.role {
-            Role::Looking(_) | Role::Settling | Role::Halted => PeerState::Looking,
-            Role::Leading(_) => PeerState::Leading,
-            Role::Following(_) => PeerState::Following,
-            Role::Observing(_) => PeerState::Observing,
-        }
-    }
-
-    /// Whether it has the ensemble's history and takes part in broadcast: it may answer clients, and take snapshots,
-    /// because then everything in its tree is committed.
-    #[must_use]
-    pub fn is_serving(&self) -> bool {
-        match &self.role {
-            Role::Leading(leader) => leader.is_established(),
-            Role::Following(learner) | Role::Observing(learner) => learner.is_broadcasting(),
-            Role::Looking(_) | Role::Settling | Role::Halted => false,
-        }
-    }
-
-    /// Until when this server may take what it has for the ensemble's state of a moment ago: it has heard its leader, or
-    /// as the leader a quorum, not long before. After a pause this is in the past until they are heard again.
-    #[must_use]
-    pub fn fresh_until(&self) -> Time {
-        match &self.role {
-            Role::Leading(leader) => leader.fresh_until(&self.local),
-            Role::Following(learner) | Role::Observing(learner) => learner.fresh_until(&self.local),
-            Role::Looking(_) | Role::Settling | Role::Halted => Time(0),
-        }
-    }
-
-    /// The zxid that the next `Input::Propose` must have, if this server leads and accepts proposals.
-    #[must_use]
-    pub fn next_zxid(&self) -> Option<Zxid> {
-        if let Role::Leading(leader) = &self.role {
-            leader.next_zxid()
-        } else {
-            None
-        }
-    }
-
-    /// Its id.
-    #[must_use]
-    pub fn my_id(&self) -> ServerId {
-        self.local.my_id
-    }
-
-    /// Whom it follows, or itself when it leads.
-    #[must_use]
-    pub fn leader(&self) -> Option<ServerId> {
-        match &self.role {
-            Role::Leading(_) => Some(self.local.my_id),
-            Role::Following(learner) | Role::Observing(learner) => Some(learner.leader()),
-            Role::Looking(_) | Role::Settling | Role::Halted => None,
-        }
-    }
-
-    /// The vote that it would tell now.
-    #[must_use]
-    pub fn vote(&self) -> Vote {
-        if let Role::Looking(election) = &self.role {
-            election.proposal()
-        } else {
-            self.local.vote
-        }
-    }
-
-    /// The round of the last election.
-    #[must_use]
-    pub fn round(&self) -> i64 {
-        self.local.round
-    }
-
-    /// Whether its history can be trusted, so that it may vote.
-    #[must_use]
-    pub fn standing(&self) -> Standing {
-        self.local.standing
-    }
-
-    /// The epoch that it agreed to.
-    #[must_use]
-    pub fn accepted_epoch(&self) -> Epoch {
-        self.local.accepted_epoch
-    }
-
-    /// The epoch of its history.
-    #[must_use]
-    pub fn current_epoch(&self) -> Epoch {
-        self.local.current_epoch
-    }
-
-    /// The end of its history.
-    #[must_use]
-    pub fn last_logged(&self) -> Zxid {
-        self.local.history.last()
-    }
-
-    /// The last transaction that it gave to the tree.
-    #[must_use]
-    pub fn last_committed(&self) -> Zxid {
-        self.local.history.applied()
-    }
-
-    /// The committed configuration.
-    #[must_use]
-    pub fn config(&self) -> &Arc<QuorumConfig> {
-        &self.local.config
-    }
-
-    /// The configuration that was seen last: the committed one, or one that was proposed.
-    #[must_use]
-    pub fn last_seen_config(&self) -> &Arc<QuorumConfig> {
-        self.local.last_seen_config()
-    }
-
-    /// On the leader: the servers that follow it in sync, and whether each is an observer.
-    pub fn active_learners(&self) -> impl Iterator<Item = (ServerId, bool)> {
-        let leader = if let Role::Leading(leader) = &self.role {
-            Some(leader)
-        } else {
-            None
-        };
-        leader.into_iter().flat_map(Leader::active_learners)
-    }
-
-    /// On the leader: the server at the other end of a connection.
-    #[must_use]
-    pub fn learner_of(&self, link: LinkId) -> Option<ServerId> {
-        if let Role::Leading(leader) = &self.role {
-            leader.learner_of(link)
-        } else {
-            None
-        }
-    }
-
-    /// On the leader: proposals that wait for acks.
-    #[must_use]
-    pub fn outstanding(&self) -> usize {
-        if let Role::Leading(leader) = &self.role {
-            leader.outstanding()
-        } else {
-            0
-        }
     }
 }

@@ -10,7 +10,6 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 /// Longer functions than the limit allows, with how long each may be. The list may only shrink.
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[
-    ("node/core/src/peer.rs", "route", 71),
     // One arm for each operation or packet of the wire, and no more than that.
     ("node/core/src/proto/client/request.rs", "read", 115),
     ("node/core/src/proto/quorum.rs", "from_wire", 84),
@@ -46,7 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "node/core/src/peer.rs",
+        "node/core/src/peer",
         &[
             "acl", "member", "path", "prep", "read", "replica", "session", "tree", "watch",
         ],

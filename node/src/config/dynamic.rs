@@ -34,7 +34,12 @@ pub fn back_up(zoo_cfg: &Path) -> Result<(), ConfigError> {
         return Ok(());
     }
     let text = fs::read(zoo_cfg).map_err(io_error("read", zoo_cfg))?;
-    write(&with_suffix(zoo_cfg, ".bak"), &text)
+    let copy = with_suffix(zoo_cfg, ".bak");
+    // A full disk must not keep a server from starting as it did before.
+    match fs::read(&copy) {
+        Ok(old) if old == text => Ok(()),
+        _ => write(&copy, &text),
+    }
 }
 
 /// The proposed configuration that was not known to be committed when the server stopped.

@@ -65,12 +65,19 @@ fn rewrite(dir: &Dir, change: impl FnOnce(&mut Vec<End>)) -> Result<(), StorageE
     dir.replace(&dir.join(FILE), text.as_bytes())
 }
 
-/// A file is no longer written. Files that are gone by then are forgotten: who removed one knew why.
-pub(crate) fn add(dir: &Dir, end: End) -> Result<(), StorageError> {
+/// These files are no longer written; of two ends of the same file the later one counts. Files that are gone by then are
+/// forgotten: who removed one knew why.
+pub(crate) fn add(dir: &Dir, ended: &[End]) -> Result<(), StorageError> {
+    if ended.is_empty() {
+        return Ok(());
+    }
     let there = dirs::log_files(dir)?;
     rewrite(dir, |ends| {
-        ends.retain(|old| old.first != end.first && there.iter().any(|f| f.zxid == old.first));
-        ends.push(end);
+        for end in ended {
+            ends.retain(|old| old.first != end.first);
+            ends.push(*end);
+        }
+        ends.retain(|end| there.iter().any(|file| file.zxid == end.first));
         ends.sort_by_key(|end| end.first);
     })
 }

@@ -1,5 +1,6 @@
 //! The files `acceptedEpoch` and `currentEpoch`: the newest epoch that this server promised to take part in, and the one
-//! whose history it holds. Both are on stable storage before a call returns.
+//! whose history it holds. Both are on stable storage before a call returns: in the marks, which need no room, and in
+//! these files unless the disk is full. Then they follow.
 
 use std::path::Path;
 
@@ -27,6 +28,8 @@ pub struct EpochFiles {
     dir: Dir,
     epochs: Epochs,
     marks: Option<Marks>,
+    /// The files that still say less than the marks.
+    behind: Vec<&'static str>,
 }
 
 impl EpochFiles {
@@ -80,20 +83,22 @@ impl EpochFiles {
                 format!("acceptedEpoch {promised} is smaller than currentEpoch {wanted}"),
             ));
         }
-        if current != Some(wanted) {
-            write(dir, CURRENT, wanted)?;
-        }
-        if accepted != Some(promised) {
-            write(dir, ACCEPTED, promised)?;
-        }
-        Ok(Self {
+        let mut files = Self {
             dir: dir.clone(),
             epochs: Epochs {
                 accepted: promised,
                 current: wanted,
             },
-            marks: None,
-        })
+            marks: known.cloned(),
+            behind: Vec::new(),
+        };
+        if current != Some(wanted) {
+            files.write(CURRENT)?;
+        }
+        if accepted != Some(promised) {
+            files.write(ACCEPTED)?;
+        }
+        Ok(files)
     }
 
     /// From now on what is saved is noted in `marks` first, beginning with what is saved now.
@@ -111,40 +116,71 @@ impl EpochFiles {
 
     /// Saves the accepted epoch. It never goes back.
     pub fn save_accepted(&mut self, epoch: Epoch) -> Result<(), StorageError> {
-        self.note(|epochs| epochs.accepted = epoch)?;
-        save(&self.dir, ACCEPTED, &mut self.epochs.accepted, epoch)
+        let current = self.epochs.current;
+        let accepted = epoch;
+        self.save(ACCEPTED, Epochs { accepted, current })
     }
 
     /// Saves the current epoch. It never goes back.
     pub fn save_current(&mut self, epoch: Epoch) -> Result<(), StorageError> {
-        self.note(|epochs| epochs.current = epoch)?;
-        save(&self.dir, CURRENT, &mut self.epochs.current, epoch)
+        let accepted = self.epochs.accepted;
+        let current = epoch;
+        self.save(CURRENT, Epochs { accepted, current })
     }
 
-    fn note(&self, change: impl FnOnce(&mut Epochs)) -> Result<(), StorageError> {
-        let mut epochs = self.epochs;
-        change(&mut epochs);
-        let grows =
-            epochs.accepted >= self.epochs.accepted && epochs.current >= self.epochs.current;
-        match &self.marks {
-            Some(marks) if grows && epochs != self.epochs => marks.epochs(epochs),
-            _ => Ok(()),
+    fn save(&mut self, name: &'static str, epochs: Epochs) -> Result<(), StorageError> {
+        let (saved, new) = (of(self.epochs, name), of(epochs, name));
+        if new < saved {
+            return Err(StorageError::EpochBackwards {
+                path: self.dir.join(name),
+                saved,
+                new,
+            });
         }
+        if new == saved {
+            return Ok(());
+        }
+        if let Some(marks) = &self.marks {
+            marks.epochs(epochs)?;
+        }
+        self.epochs = epochs;
+        self.write(name)
+    }
+
+    /// Writes a file. Where there is no room it is enough that the marks have it: a start reads both.
+    fn write(&mut self, name: &'static str) -> Result<(), StorageError> {
+        self.behind.retain(|behind| *behind != name);
+        let epoch = of(self.epochs, name);
+        let path = self.dir.join(name);
+        match self.dir.replace(&path, epoch.to_string().as_bytes()) {
+            Err(error) if error.is_full() && self.marks.is_some() => {
+                self.behind.push(name);
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
+    /// Whether there was no room for one of the files.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
+    /// Writes the files for which there was no room.
+    pub fn catch_up(&mut self) -> Result<(), StorageError> {
+        for name in self.behind.clone() {
+            self.write(name)?;
+        }
+        Ok(())
     }
 }
 
-fn save(dir: &Dir, name: &str, saved: &mut Epoch, new: Epoch) -> Result<(), StorageError> {
-    if new < *saved {
-        return Err(StorageError::EpochBackwards {
-            path: dir.join(name),
-            saved: *saved,
-            new,
-        });
+fn of(epochs: Epochs, name: &str) -> Epoch {
+    match name {
+        ACCEPTED => epochs.accepted,
+        _ => epochs.current,
     }
-    if new > *saved {
-        *saved = write(dir, name, new)?;
-    }
-    Ok(())
 }
 
 fn mismatch(dir: &Dir, what: String) -> StorageError {
@@ -152,11 +188,6 @@ fn mismatch(dir: &Dir, what: String) -> StorageError {
         dir: dir.path().to_owned(),
         what,
     }
-}
-
-fn write(dir: &Dir, name: &str, epoch: Epoch) -> Result<Epoch, StorageError> {
-    dir.replace(&dir.join(name), epoch.to_string().as_bytes())?;
-    Ok(epoch)
 }
 
 fn read(dir: &Dir, path: &Path) -> Result<Option<Epoch>, StorageError> {

@@ -164,7 +164,7 @@ impl Dir {
     pub(crate) fn sync(&self) -> Result<(), StorageError> {
         self.files
             .sync_dir(&self.path)
-            .map_err(StorageError::io("flush the directory", &self.path))
+            .map_err(StorageError::flush(&self.path))
     }
 
     /// Removes a file; that it is already gone is no error. The caller flushes the directory.
@@ -191,7 +191,7 @@ impl Dir {
         let file = self.write(&tmp, Open::Empty)?;
         file.write_at(content, 0)
             .map_err(StorageError::io("write", &tmp))?;
-        file.sync_all().map_err(StorageError::io("flush", &tmp))?;
+        file.sync_all().map_err(StorageError::flush(&tmp))?;
         drop(file);
         self.publish(&tmp, path)
     }
@@ -379,10 +379,15 @@ impl FileSystem for RealFiles {
             }
             Err(TryLockError::Error(e)) => return Err(StorageError::io("lock", path)(e)),
         }
-        file.set_len(0)
+        let written = file
+            .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(StorageError::io("write", path))?;
-        Ok(Lock(Some(file)))
+            .map_err(StorageError::io("write", path));
+        match written {
+            // Who holds it only makes a message better: a server starts on a full disk, too.
+            Err(error) if !error.is_full() => Err(error),
+            _ => Ok(Lock(Some(file))),
+        }
     }
 }

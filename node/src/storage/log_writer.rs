@@ -2,7 +2,8 @@
 //!
 //! Commands are carried out in order. Appends that wait are written together and flushed once ("group commit"); only then
 //! [`LogEvent::Flushed`] is reported, so whoever acknowledges on that event never acknowledges what a crash can lose. The
-//! first failure is reported as [`LogEvent::Fatal`] and ends the thread: nothing is tried again.
+//! first failure is reported as [`LogEvent::Fatal`] and ends the thread: nothing is tried again, but for what found no room
+//! on the disk. That waits until there is some.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,9 +23,6 @@ use crate::limits;
 
 /// How often it is noted how far the log was flushed, while there is more to write.
 const MARK_EVERY: Duration = Duration::from_millis(50);
-
-/// How long the log waits before it looks for room again.
-const FULL_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the log thread is told to do.
 enum Command {
@@ -49,10 +47,35 @@ pub enum LogEvent {
     TruncateRefused(StorageError),
     /// Everything before this barrier is done.
     Barrier(u64),
-    /// The disk is full, or has room again. While it is full nothing is flushed, and nothing is lost.
+    /// The disk has become full, or has room again ([`LogStats::disk_state`]). Nothing is lost, and nothing flushed
+    /// meanwhile.
     Full(bool),
     /// A write or a flush failed. What is on the disk is unknown and nothing more is written: the process must end.
     Fatal(StorageError),
+}
+
+/// Whether the disk takes what it is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskState {
+    /// It does.
+    #[default]
+    Works,
+    /// There is no room for what waits.
+    Full,
+    /// It has been at one thing for longer than [`limits::DISK_STUCK_MS`].
+    Stuck,
+}
+
+impl DiskState {
+    /// In a word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Works => "works",
+            Self::Full => "is full",
+            Self::Stuck => "hangs",
+        }
+    }
 }
 
 /// How the disk does. Read by metrics at any time.
@@ -65,8 +88,11 @@ pub struct LogStats {
     transactions: AtomicU64,
     bytes: AtomicU64,
     queued_bytes: AtomicUsize,
-    /// Since when the disk works on a flush.
+    /// Since when the disk has been at what it does now.
     busy: Mutex<Option<Instant>>,
+    full: AtomicBool,
+    /// Whether a snapshot that must be written waits for room.
+    snapshot_waits: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -113,11 +139,36 @@ impl LogStats {
         self.queued_bytes.load(Ordering::Relaxed)
     }
 
-    /// How long the disk has been working on the flush that it works on now.
-    pub fn stuck_for(&self) -> Duration {
-        self.busy
-            .lock()
-            .map_or(Duration::ZERO, |since| since.elapsed())
+    /// Whether the disk takes what the log gives it.
+    pub fn disk_state(&self) -> DiskState {
+        let since = *self.busy.lock();
+        let stuck = Duration::from_millis(limits::DISK_STUCK_MS);
+        if since.is_some_and(|since| since.elapsed() >= stuck) {
+            DiskState::Stuck
+        } else if [&self.full, &self.snapshot_waits]
+            .iter()
+            .any(|waits| waits.load(Ordering::Relaxed))
+        {
+            DiskState::Full
+        } else {
+            DiskState::Works
+        }
+    }
+
+    /// Whether the log is about to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Whether a snapshot that must be written waits for room from now on; tells whether one did before.
+    pub fn snapshot_waits(&self, waits: bool) -> bool {
+        self.snapshot_waits.swap(waits, Ordering::Relaxed)
+    }
+
+    /// When the disk will count as stuck, if it does not get done before.
+    pub fn stuck_at(&self) -> Option<Instant> {
+        let since = *self.busy.lock();
+        since.map(|since| since + Duration::from_millis(limits::DISK_STUCK_MS))
     }
 
     /// Starts the maximum anew, as the four-letter word `srst` does.
@@ -264,7 +315,7 @@ impl<R: FnMut(LogEvent)> Thread<R> {
                 next = commands.try_recv().ok();
                 // While there is always more to do it is enough to note now and then how far it went.
                 if next.is_none() || self.marked.elapsed() >= MARK_EVERY {
-                    if let Err(error) = self.log.mark() {
+                    if let Err(error) = self.on_disk(|log, _| log.mark()) {
                         return (self.report)(LogEvent::Fatal(error));
                     }
                     self.marked = Instant::now();
@@ -298,11 +349,11 @@ impl<R: FnMut(LogEvent)> Thread<R> {
             }
             Command::Roll => {
                 self.flush()?;
-                self.log.roll()?;
+                self.on_disk(|log, _| log.roll())?;
             }
             Command::Truncate { to } => {
                 self.flush()?;
-                match self.log.truncate(to, &self.snap_dir) {
+                match self.on_disk(|log, snap_dir| log.truncate(to, snap_dir)) {
                     Ok(()) => (self.report)(LogEvent::Truncated(to)),
                     Err(refused @ StorageError::TruncateTarget { .. }) => {
                         (self.report)(LogEvent::TruncateRefused(refused));
@@ -312,7 +363,7 @@ impl<R: FnMut(LogEvent)> Thread<R> {
             }
             Command::Install { at } => {
                 self.flush()?;
-                self.log.install(at, &self.snap_dir)?;
+                self.on_disk(|log, snap_dir| log.install(at, snap_dir))?;
                 (self.report)(LogEvent::Installed(at));
             }
             Command::Barrier(id) => {
@@ -321,43 +372,37 @@ impl<R: FnMut(LogEvent)> Thread<R> {
             }
             Command::Stop => {
                 self.flush()?;
-                self.log.close()?;
+                self.on_disk(|log, _| log.close())?;
             }
         }
         Ok(())
     }
 
-    /// Waits for room as long as what waits fits into the memory that it may take.
-    fn flush_when_there_is_room(&mut self) -> Result<Option<Flush>, StorageError> {
-        let mut was_full = false;
+    /// Does something with the log, again and again while there is no room, as long as what waits fits into the memory that
+    /// it may take.
+    fn on_disk<T>(
+        &mut self,
+        act: impl Fn(&mut TxnLog, &Dir) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
         loop {
             *self.stats.busy.lock() = Some(Instant::now());
-            let flushed = self.log.flush();
+            let done = act(&mut self.log, &self.snap_dir);
             *self.stats.busy.lock() = None;
             let gives_up = self.stats.stopping.load(Ordering::Relaxed)
                 || self.stats.queued_bytes() > limits::FULL_DISK_BYTES;
-            match flushed {
-                Err(error @ StorageError::LogFull { .. }) if !gives_up => {
-                    if !was_full {
-                        tracing::error!(%error, "nothing is acknowledged until there is room");
-                        (self.report)(LogEvent::Full(true));
-                    }
-                    was_full = true;
-                    std::thread::sleep(FULL_PAUSE);
-                }
-                other => {
-                    if was_full {
-                        tracing::info!("the disk has room again: the log goes on");
-                        (self.report)(LogEvent::Full(false));
-                    }
-                    return other;
-                }
+            let waits = !gives_up && matches!(&done, Err(error) if error.is_full());
+            if self.stats.full.swap(waits, Ordering::Relaxed) != waits {
+                (self.report)(LogEvent::Full(waits));
             }
+            if !waits {
+                return done;
+            }
+            std::thread::sleep(limits::FULL_DISK_PAUSE);
         }
     }
 
     fn flush(&mut self) -> Result<(), StorageError> {
-        if let Some(flush) = self.flush_when_there_is_room()? {
+        if let Some(flush) = self.on_disk(|log, _| log.flush())? {
             self.stats.count(&flush, self.slow);
             if let Some(zxid) = self.unreported.take() {
                 (self.report)(LogEvent::Flushed(zxid));

@@ -70,15 +70,20 @@ pub fn read(dir: &Dir) -> Result<Option<Known>, StorageError> {
     let Some(content) = dir.content(&path)? else {
         return Ok(None);
     };
-    let place = |at: usize| content.get(at..at + BYTES).and_then(decode);
-    let newest = [0, usize::try_from(PLACE).unwrap_or(usize::MAX)]
+    let newest = places(&content)
         .into_iter()
-        .filter_map(place)
+        .flatten()
         .max_by_key(|(turn, _)| *turn);
     match newest {
         Some((_, known)) => Ok(Some(known)),
         None => Err(StorageError::MarksDamaged { path }),
     }
+}
+
+/// Both places, where they are whole.
+fn places(content: &[u8]) -> [Option<(u64, Known)>; 2] {
+    let place = |at: usize| content.get(at..at + BYTES).and_then(decode);
+    [0, usize::try_from(PLACE).unwrap_or(usize::MAX)].map(place)
 }
 
 fn decode(bytes: &[u8]) -> Option<(u64, Known)> {
@@ -125,12 +130,25 @@ pub(crate) fn sum(bytes: &[u8]) -> u64 {
 }
 
 impl Marks {
-    /// Writes the file anew: this is known now, and on stable storage.
+    /// Opens the file: this is known now, and on stable storage. A whole file is written in its places, because
+    /// for a new one there may be no room.
     pub fn create(dir: &Dir, known: Known) -> Result<Self, StorageError> {
         let path = dir.join(FILE);
         let mut content = encode(1, known);
         content.resize(usize::try_from(PLACE).unwrap_or(BYTES), 0);
         content.extend(encode(2, known));
+        let old = places(&dir.content(&path)?.unwrap_or_default());
+        if let [Some((a, _)), Some((b, _))] = old {
+            let marks = Self(Arc::new(Mutex::new(Inner {
+                file: dir.write(&path, Open::Existing)?,
+                path,
+                known,
+                written: known,
+                turn: a.max(b) + 1,
+            })));
+            marks.flush()?;
+            return Ok(marks);
+        }
         dir.replace(&path, &content)?;
         Ok(Self(Arc::new(Mutex::new(Inner {
             file: dir.write(&path, Open::Existing)?,
@@ -221,7 +239,7 @@ impl Inner {
         self.put()?;
         self.file
             .sync_data()
-            .map_err(StorageError::io("flush", &self.path))
+            .map_err(StorageError::flush(&self.path))
     }
 }
 

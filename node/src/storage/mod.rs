@@ -220,10 +220,12 @@ pub enum StorageError {
         /// What is damaged.
         damage: Box<Self>,
     },
-    /// There is no room for what waits to be logged. Nothing of it was written, so it may be tried again.
-    #[error("the disk of {} is full: transactions wait until there is room", path.display())]
-    LogFull {
-        /// The log file.
+    /// There is no room. It was no flush that failed, so it may be tried again when there is.
+    #[error("cannot {act} {}: the disk is full", path.display())]
+    Full {
+        /// What was tried.
+        act: &'static str,
+        /// The file.
         path: PathBuf,
     },
     /// The log was used after a failed write.
@@ -273,19 +275,15 @@ impl StorageError {
             | Self::WrongDirectory { .. }
             | Self::TruncateTarget { .. }
             | Self::EpochBackwards { .. }
-            | Self::LogFull { .. }
+            | Self::Full { .. }
             | Self::LogFailed => false,
         }
     }
 
-    /// The same error, unless it is that the disk is full.
-    pub(crate) fn or_full(self) -> Self {
-        match self {
-            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Self::LogFull { path }
-            }
-            other => other,
-        }
+    /// Whether all that is missing is room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
     }
 
     /// Whether everything would be well with a copy from the other servers: the files are damaged, not the disk.
@@ -297,6 +295,16 @@ impl StorageError {
     /// Makes an error of the operating system say what was tried with which file.
     pub(crate) fn io(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { act, path },
+            _ => Self::Io { act, path, source },
+        }
+    }
+
+    /// The same for a flush. One that fails is never repeated, for want of room neither: it may succeed then without
+    /// having written anything.
+    pub(crate) fn flush(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let (act, path) = ("flush", path.to_owned());
         move |source| Self::Io { act, path, source }
     }
 }

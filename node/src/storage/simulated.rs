@@ -1,4 +1,4 @@
-//! A disk in memory for tests: deterministic, in one thread, and with everything that a real one does at the worst moment.
+//! A disk in memory for tests: deterministic (in one thread), and with everything that a real one does at the worst moment.
 //!
 //! Each file has two contents: what the process sees, and what is on stable storage, with the writes between them in their
 //! order. Each directory likewise has names that are only seen, and names that last. A crash keeps, of what was not
@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::StorageError;
 use super::files::{Dir, DiskFile, FileSystem, Lock, Open, parent};
@@ -48,6 +48,7 @@ struct State {
     /// Operations that changed something.
     operations: u64,
     faults: Faults,
+    works_again: Arc<Condvar>,
     spent_us: u64,
 }
 
@@ -56,6 +57,8 @@ struct State {
 pub struct Faults {
     /// Bytes that fit on the disk.
     pub capacity: Option<u64>,
+    /// Who changes something waits until this ends. Only for tests with threads.
+    pub hangs: bool,
     /// The next flush of a file whose path has this in it fails, and the disk then believes that it is clean.
     pub sync_fails: Option<String>,
     /// After so many operations that change something every one fails: the power is gone.
@@ -201,7 +204,23 @@ impl SimDisk {
 
     /// Changes what goes wrong from now on.
     pub fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
-        change(&mut self.0.lock().faults);
+        let mut state = self.0.lock();
+        change(&mut state.faults);
+        state.works_again.notify_all();
+    }
+
+    /// For who is about to change something.
+    fn lock_for_change(&self) -> MutexGuard<'_, State> {
+        let mut state = self.0.lock();
+        let works_again = state.works_again.clone();
+        works_again.wait_while(&mut state, |state| state.faults.hangs);
+        state
+    }
+
+    /// From now on there is no room, but for so many bytes.
+    pub fn fill(&self, left: u64) {
+        let mut state = self.0.lock();
+        state.faults.capacity = Some(state.used() + left);
     }
 
     /// Operations so far that changed something: each is a point at which a crash can come.
@@ -221,6 +240,7 @@ impl SimDisk {
         let mut state = self.0.lock();
         state.life += 1;
         state.faults = Faults::default();
+        state.works_again.notify_all();
         let mut dice = Dice(match keep {
             Keep::Some(seed) => seed,
             Keep::Nothing | Keep::All => 0,
@@ -385,7 +405,18 @@ struct SimFile {
 
 impl SimFile {
     fn with<T>(&self, act: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
-        let mut state = self.disk.0.lock();
+        self.act(self.disk.0.lock(), act)
+    }
+
+    fn change<T>(&self, act: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        self.act(self.disk.lock_for_change(), act)
+    }
+
+    fn act<T>(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        act: impl FnOnce(&mut State) -> io::Result<T>,
+    ) -> io::Result<T> {
         if state.life != self.life {
             return Err(no_power());
         }
@@ -406,7 +437,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let at = usize::try_from(offset).map_err(|_| ErrorKind::InvalidInput)?;
-        self.with(|state| state.grow(self.file, Write::Bytes(at, bytes.to_vec())))
+        self.change(|state| state.grow(self.file, Write::Bytes(at, bytes.to_vec())))
     }
 
     fn length(&self) -> io::Result<u64> {
@@ -420,7 +451,7 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(|_| ErrorKind::InvalidInput)?;
-        self.with(|state| state.grow(self.file, Write::Len(len)))
+        self.change(|state| state.grow(self.file, Write::Len(len)))
     }
 
     fn reserve(&self, _from: u64, to: u64) -> io::Result<()> {
@@ -428,7 +459,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.with(|state| state.sync(self.file, &self.path))
+        self.change(|state| state.sync(self.file, &self.path))
     }
 
     fn sync_all(&self) -> io::Result<()> {
@@ -451,7 +482,7 @@ impl FileSystem for SimDisk {
     }
 
     fn open_write(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.0.lock();
+        let mut state = self.lock_for_change();
         let there = state.names.get(path).copied();
         match (how, there) {
             (Open::New, Some(_)) => return Err(ErrorKind::AlreadyExists.into()),
@@ -478,7 +509,7 @@ impl FileSystem for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.lock_for_change();
         let file = *state.names.get(from).ok_or(ErrorKind::NotFound)?;
         state.change()?;
         state.rename_names(Change {
@@ -490,7 +521,7 @@ impl FileSystem for SimDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.lock_for_change();
         if !state.names.contains_key(path) {
             return Err(ErrorKind::NotFound.into());
         }
@@ -515,7 +546,7 @@ impl FileSystem for SimDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.lock_for_change();
         state.change()?;
         let (here, rest) = std::mem::take(&mut state.renamed)
             .into_iter()
@@ -533,7 +564,7 @@ impl FileSystem for SimDisk {
 
     /// Directories last at once.
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.lock_for_change();
         state.change()?;
         state.dirs.extend(path.ancestors().map(Path::to_owned));
         Ok(())

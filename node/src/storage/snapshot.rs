@@ -108,7 +108,7 @@ impl SnapshotWriter {
             .get_ref()
             .file()
             .sync_all()
-            .map_err(StorageError::io("flush", &self.tmp))?;
+            .map_err(StorageError::flush(&self.tmp))?;
         self.dir.publish(&self.tmp, &self.path)?;
         self.finished = true;
         Ok((self.path.clone(), self.bytes))

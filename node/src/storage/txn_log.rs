@@ -3,8 +3,10 @@
 //! A process never appends to a file that an earlier one wrote: the first append after [`TxnLog::open`] or
 //! [`TxnLog::roll`] starts a new file, named after its first transaction. After any failed write or flush the log refuses
 //! everything: what the disk holds is then unknown, and a flush that is repeated may succeed without having written
-//! anything.
+//! anything. Only where there is no room ([`StorageError::is_full`]) the same may be asked again: nothing was done, or
+//! nothing that may not be done twice.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -66,6 +68,8 @@ pub struct TxnLog {
     flushed: Zxid,
     failed: bool,
     marks: Option<Marks>,
+    /// Files that are no longer written, which is to be noted before the next one begins: that needs room, too.
+    ended: Vec<End>,
 }
 
 /// Where a log is cut off.
@@ -106,6 +110,7 @@ impl TxnLog {
             flushed: Zxid::ZERO,
             failed: false,
             marks: None,
+            ended: Vec::new(),
         };
         log.last = log.cut_end()?;
         log.flushed = log.last;
@@ -116,7 +121,7 @@ impl TxnLog {
     pub fn with_marks(mut self, marks: Marks) -> Result<Self, StorageError> {
         if let Some(newest) = dirs::log_files(&self.dir)?.last() {
             let (first, last) = (newest.zxid, self.last);
-            ends::add(&self.dir, End { first, last })?;
+            self.ended.push(End { first, last });
         }
         // Opening the log has flushed it.
         marks.flushed(self.last);
@@ -127,13 +132,17 @@ impl TxnLog {
 
     /// Writes down how far the log was flushed, without a flush of its own.
     pub fn mark(&self) -> Result<(), StorageError> {
-        self.marks.as_ref().map_or(Ok(()), Marks::write)
+        self.marks
+            .as_ref()
+            .map_or(Ok(()), |marks| may_lag(marks.write()))
     }
 
     /// Ends the log as long as nothing waits: what is known of it is on stable storage.
     pub fn close(&mut self) -> Result<(), StorageError> {
-        self.close_file()?;
-        self.marks.as_ref().map_or(Ok(()), Marks::flush)
+        self.close_file();
+        self.marks
+            .as_ref()
+            .map_or(Ok(()), |marks| may_lag(marks.flush()))
     }
 
     /// The last transaction in the log, waiting ones included; zero when the log is empty.
@@ -170,16 +179,14 @@ impl TxnLog {
             return Ok(None);
         }
         let flushed = self.write();
-        // A write that found no room has changed nothing and may be repeated; a flush never.
-        self.failed =
-            matches!(&flushed, Err(error) if !matches!(error, StorageError::LogFull { .. }));
+        self.failed = flushed.as_ref().is_err_and(|error| !error.is_full());
         flushed.map(Some)
     }
 
     /// Flushes what waits; the next append starts a new file.
     pub fn roll(&mut self) -> Result<Option<Flush>, StorageError> {
         let flushed = self.flush()?;
-        self.close_file()?;
+        self.close_file();
         Ok(flushed)
     }
 
@@ -188,8 +195,8 @@ impl TxnLog {
     pub fn truncate(&mut self, to: Zxid, snap_dir: &Dir) -> Result<(), StorageError> {
         self.roll()?;
         let result = self.truncate_files(to, snap_dir);
-        self.failed =
-            matches!(&result, Err(e) if !matches!(e, StorageError::TruncateTarget { .. }));
+        let refused = |e: &StorageError| matches!(e, StorageError::TruncateTarget { .. });
+        self.failed = result.as_ref().is_err_and(|e| !refused(e) && !e.is_full());
         self.last = result?;
         self.flushed = self.last;
         Ok(())
@@ -200,8 +207,9 @@ impl TxnLog {
     pub fn install(&mut self, at: Zxid, snap_dir: &Dir) -> Result<(), StorageError> {
         self.roll()?;
         let installed = self.switch(at, snap_dir);
-        self.failed = installed.is_err();
+        self.failed = installed.as_ref().is_err_and(|error| !error.is_full());
         installed?;
+        self.ended.clear();
         (self.last, self.flushed) = (at, at);
         Ok(())
     }
@@ -216,7 +224,7 @@ impl TxnLog {
             .map_or(Ok(()), |marks| marks.installed(at))
     }
 
-    fn truncate_files(&self, to: Zxid, snap_dir: &Dir) -> Result<Zxid, StorageError> {
+    fn truncate_files(&mut self, to: Zxid, snap_dir: &Dir) -> Result<Zxid, StorageError> {
         let files = dirs::log_files(&self.dir)?;
         let cut = self.cut_point(to, &files)?;
         let snapshot = snapshot::newest_plausible(snap_dir, to)?;
@@ -231,6 +239,7 @@ impl TxnLog {
         if let Some(marks) = &self.marks {
             marks.cut(to)?;
             ends::cut(&self.dir, to)?;
+            self.ended.retain(|end| end.last <= to);
         }
         snapshot::remove_newer(snap_dir, to)?;
         let keep = cut.as_ref().map_or(0, |cut| cut.file + 1);
@@ -243,7 +252,7 @@ impl TxnLog {
             cut_file(&self.dir, &files[cut.file].path, cut.end)?;
             if self.marks.is_some() {
                 let (first, last) = (files[cut.file].zxid, cut.last);
-                ends::add(&self.dir, End { first, last })?;
+                self.ended.push(End { first, last });
             }
         }
         Ok(to)
@@ -277,7 +286,11 @@ impl TxnLog {
                 .is_some_and(|limit| open.position >= limit)
         };
         if self.file.as_ref().is_some_and(full) {
-            self.close_file()?;
+            self.close_file();
+        }
+        if self.file.is_none() {
+            ends::add(&self.dir, &self.ended)?;
+            self.ended.clear();
         }
         let open = match &mut self.file {
             Some(open) => open,
@@ -288,7 +301,7 @@ impl TxnLog {
         open.reserve(needed, self.options.preallocate_bytes);
         open.file
             .write_at(&self.buffer, open.position)
-            .map_err(|e| StorageError::io("write", &open.path)(e).or_full())?;
+            .map_err(StorageError::io("write", &open.path))?;
         let is_first = !open.published;
         let sync_time = if self.options.force_sync {
             open.sync(&self.dir)?
@@ -300,10 +313,6 @@ impl TxnLog {
             self.flushed = self.last;
             if let Some(marks) = &self.marks {
                 marks.flushed(self.last);
-                // Once for each file: that it is there is known for good.
-                if is_first {
-                    marks.flush()?;
-                }
             }
         }
         let flush = Flush {
@@ -315,23 +324,30 @@ impl TxnLog {
         self.buffer.clear();
         self.buffer.shrink_to(crate::limits::LOG_BATCH_BYTES);
         self.waiting = 0;
+        // Once for each file: that it is there is known for good.
+        if let Some(marks) = self
+            .marks
+            .as_ref()
+            .filter(|_| is_first && self.options.force_sync)
+        {
+            may_lag(marks.flush())?;
+        }
         Ok(flush)
     }
 
     /// Ends the current file and gives its reserved space back. Whether that survives a crash doesn't matter: zeros are
     /// no records.
-    fn close_file(&mut self) -> Result<(), StorageError> {
+    fn close_file(&mut self) {
         let Some(open) = self.file.take() else {
-            return Ok(());
+            return;
         };
         if let Err(e) = open.file.set_len(open.position) {
             tracing::warn!(file = %open.path.display(), error = %e, "cannot give back a log file's reserved space");
         }
         if self.marks.is_some() && self.options.force_sync {
             let (first, last) = (open.first, self.flushed);
-            ends::add(&self.dir, End { first, last })?;
+            self.ended.push(End { first, last });
         }
-        Ok(())
     }
 
     /// Cuts the newest file after its last whole record, and removes files without any. Gives the last record's zxid.
@@ -388,18 +404,26 @@ pub fn finish_install(log_dir: &Dir, snap_dir: &Dir, at: Zxid) -> Result<(), Sto
 fn cut_file(dir: &Dir, path: &Path, len: u64) -> Result<(), StorageError> {
     let file = dir.write(path, Open::Existing)?;
     file.set_len(len)
-        .and_then(|()| file.sync_all())
-        .map_err(StorageError::io("shorten", path))
+        .map_err(StorageError::io("shorten", path))?;
+    file.sync_all().map_err(StorageError::flush(path))
+}
+
+/// A mark may say less than what is true, so it can wait for room.
+fn may_lag(marked: Result<(), StorageError>) -> Result<(), StorageError> {
+    match marked {
+        Err(error) if error.is_full() => Ok(()),
+        other => other,
+    }
 }
 
 impl OpenFile {
     fn create(dir: &Dir, first: Zxid) -> Result<Self, StorageError> {
         let path = dirs::data_path(dir, LOG, first);
         // A file of that name would hold this transaction already: never overwrite it.
-        let file = dir.write(&path, Open::New).map_err(StorageError::or_full)?;
+        let file = dir.write(&path, Open::New)?;
         if let Err(e) = file.write_at(&file_header(), 0) {
             dir.remove(&path)?;
-            return Err(StorageError::io("write", &path)(e).or_full());
+            return Err(StorageError::io("write", &path)(e));
         }
         let header = FILE_HEADER as u64;
         Ok(Self {
@@ -419,6 +443,7 @@ impl OpenFile {
         };
         match self.file.reserve(self.size, size) {
             Ok(()) => self.size = size,
+            Err(e) if e.kind() == ErrorKind::StorageFull => {}
             Err(e) => {
                 tracing::warn!(file = %self.path.display(), error = %e, "cannot reserve space for the log")
             }
@@ -430,7 +455,7 @@ impl OpenFile {
         let begin = Instant::now();
         self.file
             .sync_data()
-            .map_err(StorageError::io("flush", &self.path))?;
+            .map_err(StorageError::flush(&self.path))?;
         if !self.published {
             dir.sync()?;
             self.published = true;

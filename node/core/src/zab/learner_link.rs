@@ -92,7 +92,9 @@ impl LearnerLink {
         }
     }
 
-    pub(crate) fn gives_up_at(&self) -> Time {
-        self.unacked[0].map_or(self.silent_at, |(_, at)| at.min(self.silent_at))
+    /// Who does not acknowledge what others have, holds up its clients. What nobody can commit is nobody's fault.
+    pub(crate) fn gives_up_at(&self, committed: Zxid) -> Time {
+        let late = self.unacked[0].filter(|(zxid, _)| *zxid <= committed);
+        late.map_or(self.silent_at, |(_, at)| at.min(self.silent_at))
     }
 }

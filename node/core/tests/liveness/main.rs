@@ -5,6 +5,7 @@
 mod net;
 
 use net::Net;
+use node_core::effect::Input;
 use node_core::peer::{Recovered, Timing};
 use node_core::standing::Standing;
 use node_core::zxid::{Epoch, ServerId, Time};
@@ -281,4 +282,112 @@ fn where_a_quorum_is_connected_it_serves() {
         );
         assert!(worst.0 < limit_ms, "{worst:?}: more than {limit_ms} ms");
     }
+}
+
+/// A disk counts as stuck after 3 s.
+const STUCK_MS: u64 = 3_000;
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_and_comes_back_when_it_works() {
+    for voters in [3, 5, 7] {
+        let mut net = Net::started(voters);
+        let old = ServerId(voters);
+        net.block_disk(old, STUCK_MS);
+        // The others are a quorum: writes go on until it is known, and after it.
+        net.propose();
+        net.run_for(STUCK_MS - 1);
+        assert_eq!(net.leader(), Some(old), "{voters} servers");
+        let ms = net.time_to_write(old);
+        assert!(ms < 500, "{voters} servers: {ms} ms after it was known");
+        assert_eq!(net.servers[&old].looked, ["handed over"]);
+        // It has not all of its history on disk, so it is no use to anybody, and disturbs nobody.
+        let before = net.elections().len();
+        net.run_for(60_000);
+        assert_eq!(net.serving(), voters as usize - 1);
+        assert_eq!(net.elections().len(), before, "{:?}", net.elections());
+        net.free_disk(old);
+        net.run_for(1_000);
+        assert_eq!(net.serving(), voters as usize);
+    }
+}
+
+#[test]
+fn a_leader_stays_while_nobody_else_could_commit() {
+    for blocked in [1, 3] {
+        let mut net = Net::started(3);
+        let committed = |net: &Net| net.servers[&THREE].peer.as_ref().unwrap().last_committed();
+        let before = committed(&net);
+        if blocked == 1 {
+            net.kill(ONE);
+        }
+        for id in [THREE, TWO, ONE].into_iter().take(blocked) {
+            net.block_disk(id, 0);
+        }
+        net.propose();
+        net.run_for(60_000);
+        // Reads go on; nobody was dropped for what nobody can help, and no write was promised.
+        assert_eq!((net.leader(), committed(&net)), (Some(THREE), before));
+        assert_eq!(net.serving(), if blocked == 1 { 2 } else { 3 });
+        for id in [ONE, TWO, THREE].into_iter().rev().take(blocked) {
+            net.free_disk(id);
+        }
+        net.run_for(100);
+        assert!(committed(&net) > before);
+        assert!(net.elections().is_empty(), "{:?}", net.elections());
+    }
+}
+
+#[test]
+fn a_follower_whose_disk_hangs_serves_until_it_is_dropped_and_again_when_it_works() {
+    let mut net = Net::started(3);
+    net.block_disk(ONE, STUCK_MS);
+    net.propose();
+    net.run_for(9_000);
+    assert_eq!(
+        net.serving(),
+        3,
+        "it is in sync, though it acknowledges nothing"
+    );
+    net.run_for(2_000);
+    assert_eq!(net.serving(), 2, "dropped after syncLimit");
+    net.run_for(60_000);
+    assert_eq!(net.servers[&ONE].looked, ["lost leader 3"]);
+    net.free_disk(ONE);
+    net.run_for(1_000);
+    assert_eq!(net.serving(), 3);
+}
+
+#[test]
+fn a_server_that_waits_for_its_disk_is_no_candidate() {
+    let mut net = Net::started(3);
+    net.block_disk(THREE, STUCK_MS);
+    net.block_disk(ONE, STUCK_MS);
+    net.propose();
+    net.run_for(100);
+    // Both others had it last; neither can keep what it would say, when that is known.
+    net.kill(THREE);
+    net.run_for(STUCK_MS);
+    net.run_for(60_000);
+    assert_eq!((net.leader(), net.serving()), (None, 0));
+    let of_one = net.servers[&ONE].looked.len();
+    net.run_for(60_000);
+    assert_eq!(net.servers[&ONE].looked.len(), of_one, "it waits");
+    net.free_disk(ONE);
+    net.run_for(5_000);
+    assert_eq!(net.serving(), 2);
+}
+
+#[test]
+fn a_learner_with_too_much_before_its_disk_leaves() {
+    let mut net = Net::started(3);
+    net.block_disk(ONE, 0);
+    net.propose();
+    net.run_for(10);
+    net.step(ONE, Input::DiskOverrun);
+    net.run_for(60_000);
+    assert_eq!((net.leader(), net.serving()), (Some(THREE), 2));
+    assert_eq!(net.servers[&ONE].looked, ["too much waits for the disk"]);
+    net.free_disk(ONE);
+    net.run_for(1_000);
+    assert_eq!(net.serving(), 3);
 }

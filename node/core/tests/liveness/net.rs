@@ -28,6 +28,8 @@ pub(crate) struct Server {
     asleep: Option<Vec<Input>>,
     tick_at: u64,
     accepted: u64,
+    /// While the disk takes nothing: the end of what waits.
+    waiting: Option<Zxid>,
     /// Why it looked for a leader, each time.
     pub(crate) looked: Vec<String>,
     pub(crate) serving: bool,
@@ -95,6 +97,7 @@ impl Net {
                     asleep: None,
                     tick_at: u64::MAX,
                     accepted: 0,
+                    waiting: None,
                     looked: Vec::new(),
                     serving: false,
                 },
@@ -297,6 +300,19 @@ impl Net {
         }
     }
 
+    /// The disk takes nothing any more, which is known `after_ms`.
+    pub(crate) fn block_disk(&mut self, id: ServerId, after_ms: u64) {
+        self.servers.get_mut(&id).unwrap().waiting = Some(Zxid::ZERO);
+        self.at(after_ms, id, What::Input(Input::DiskBlocked(true)));
+    }
+
+    /// It goes on with what waits.
+    pub(crate) fn free_disk(&mut self, id: ServerId) {
+        let last = self.servers.get_mut(&id).unwrap().waiting.take().unwrap();
+        self.step(id, Input::DiskBlocked(false));
+        self.step(id, Input::Flushed(last));
+    }
+
     fn arrive(&mut self, to: ServerId, input: Input) {
         match &mut self.servers.get_mut(&to).unwrap().asleep {
             Some(inbox) => inbox.push(input),
@@ -381,7 +397,10 @@ impl Net {
                 zxid,
                 sessions: Vec::new(),
             }),
-            Effect::Append(proposal) => inputs.push_back(Input::Flushed(proposal.zxid)),
+            Effect::Append(proposal) => match &mut self.servers.get_mut(&id).unwrap().waiting {
+                Some(last) => *last = proposal.zxid,
+                None => inputs.push_back(Input::Flushed(proposal.zxid)),
+            },
             Effect::Truncate(zxid) => inputs.push_back(Input::Truncated(zxid)),
             Effect::Serve { .. } => self.servers.get_mut(&id).unwrap().serving = true,
             Effect::StopServing => self.servers.get_mut(&id).unwrap().serving = false,

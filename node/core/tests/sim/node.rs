@@ -18,6 +18,9 @@ use crate::service::Outbox;
 use crate::trace::{brief_effect, brief_input, brief_work};
 use crate::world::{End, Event, World};
 
+/// When a disk counts as stuck. Less than in a real server, so that it happens often.
+const STUCK_MS: u64 = 1_000;
+
 /// A clock that runs at its own rate and never goes back.
 #[derive(Clone, Copy)]
 pub(crate) struct LocalClock {
@@ -60,6 +63,8 @@ pub(crate) struct Node {
     /// How much the flush that runs is for.
     batch: usize,
     pub(crate) disk_ms: u64,
+    /// What it does now takes so long that the server knows.
+    is_stuck: bool,
     pub(crate) links_accepted: u64,
     pub(crate) received: BTreeMap<LinkId, Image>,
     /// Snapshots being taken.
@@ -102,6 +107,7 @@ impl Node {
             flushing: false,
             batch: 0,
             disk_ms: 8,
+            is_stuck: false,
             links_accepted: 0,
             received: BTreeMap::new(),
             snapshots: Vec::new(),
@@ -127,6 +133,7 @@ impl Node {
         self.life += 1;
         self.tick_at = 0;
         self.flushing = false;
+        self.is_stuck = false;
         self.serving = false;
         self.watches = WatchTable::new();
         self.work.clear();
@@ -536,6 +543,12 @@ impl World {
         } else {
             self.rng.range(1, most)
         };
+        if ms > STUCK_MS {
+            node.is_stuck = true;
+            let input = Input::DiskBlocked(true);
+            let node = id;
+            self.schedule(self.now + STUCK_MS, Event::Input { node, life, input });
+        }
         self.schedule(self.now + ms, Event::Flush { node: id, life });
     }
 
@@ -563,8 +576,12 @@ impl World {
     pub(crate) fn flush(&mut self, id: ServerId) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.flushing = false;
+        let was_stuck = std::mem::take(&mut node.is_stuck);
         match node.disk.flush(node.batch) {
             Ok(reports) => {
+                if was_stuck {
+                    self.step(id, Input::DiskBlocked(false));
+                }
                 for report in reports {
                     self.is_durable(id, &report);
                     self.report(id, report);

@@ -61,6 +61,7 @@ impl Leader {
     /// Commits in order what has its quorums.
     pub(super) fn commit(
         &mut self,
+        now: Time,
         local: &mut Local,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Leave> {
@@ -89,6 +90,16 @@ impl Leader {
         }
         if self.resigning_until.is_some() && self.outstanding() == 0 {
             return Err(Leave::Resign("handed over".into()));
+        }
+        self.hand_over_if_blocked(now, local)
+    }
+
+    /// With a disk that takes nothing, a leader goes when something was committed that it has not on its own disk: the others
+    /// are a quorum without it. If they are not, nobody could lead better, and it goes on to serve reads.
+    pub(crate) fn hand_over_if_blocked(&mut self, now: Time, local: &Local) -> Result<(), Leave> {
+        let blocked = local.disk_blocked && self.resigning_until.is_none();
+        if blocked && local.history.applied() > local.history.flushed() {
+            return self.resign(now, local);
         }
         Ok(())
     }

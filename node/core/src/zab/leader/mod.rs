@@ -104,7 +104,8 @@ impl Leader {
     }
 
     pub(crate) fn next_deadline(&self, now: Time, local: &Local) -> Time {
-        let learners = self.learners.values().map(LearnerLink::gives_up_at);
+        let committed = local.history.applied();
+        let learners = self.learners.values().map(|l| l.gives_up_at(committed));
         let own = if self.is_established() {
             let silences = self.followers().map(|l| l.silence.ends_at(&local.timing));
             silences
@@ -200,7 +201,7 @@ impl Leader {
             .chain(
                 self.learners
                     .iter()
-                    .filter(|(_, l)| l.gives_up_at() <= now)
+                    .filter(|(_, l)| l.gives_up_at(local.history.applied()) <= now)
                     .map(|(link, _)| *link),
             )
             .collect();
@@ -313,7 +314,7 @@ impl Leader {
     ) -> Result<(), Leave> {
         if let Phase::Broadcast(proposals) = &mut self.phase {
             proposals.ack(local.my_id, local.history.flushed());
-            return self.commit(local, effects);
+            return self.commit(now, local, effects);
         }
         self.advance(now, local, effects)
     }
@@ -445,7 +446,7 @@ impl Leader {
             return Ok(());
         };
         proposals.ack(id, zxid);
-        self.commit(local, effects)
+        self.commit(now, local, effects)
     }
 
     /// Goes as far as what the learners have said allows.

@@ -256,12 +256,12 @@ impl Disk {
 
     /// The history can be trusted again.
     pub(crate) fn trust(&mut self) -> Result<(), StorageError> {
+        if let Some(open) = &self.open {
+            store::trust(&open.dirs, TreeOptions::default())?;
+        }
         self.is_spoilt = false;
         self.votes = true;
-        match &self.open {
-            Some(open) => store::trust(&open.dirs, TreeOptions::default()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     pub(crate) fn push(&mut self, op: LogOp) {

@@ -129,6 +129,8 @@ pub(crate) struct Disk {
     /// Whether it lost its power, and kept parts of a write without what was before them: the server cannot tell that from
     /// damage.
     pub(crate) is_torn: bool,
+    /// The end of the history that was read at the start: a snapshot can be ahead of a log that has lost its end.
+    read: Zxid,
     /// Whether the server counts on it and votes.
     pub(crate) votes: bool,
 }
@@ -188,6 +190,7 @@ impl Disk {
             replica: opened.replica,
             history,
         };
+        self.read = tree.replica.last_zxid();
         let skipped = opened.recent.len().saturating_sub(recent);
         let recovered = Recovered {
             accepted_epoch: epochs.accepted,
@@ -230,6 +233,9 @@ impl Disk {
     /// Begins to keep what was not kept so far.
     fn open_now(&mut self) -> Result<&mut Open, StorageError> {
         if self.open.is_none() {
+            // Whatever comes of it: what was acknowledged without a disk is not on this one.
+            self.is_spoilt = true;
+            self.votes = false;
             let files: Arc<dyn FileSystem> = Arc::new(self.sim.clone());
             let (data, log) = ("/data".as_ref(), "/data".as_ref());
             let dirs = DataDirs::open_on(files, data, log, true)?;
@@ -238,8 +244,6 @@ impl Disk {
             let log = TxnLog::open(dirs.log_dir(), log_options())?.with_marks(marks)?;
             self.open = Some(Open { dirs, epochs, log });
             self.begins = true;
-            self.is_spoilt = true;
-            self.votes = false;
         }
         Ok(self.open.as_mut().expect("it was just opened"))
     }
@@ -301,8 +305,9 @@ impl Disk {
                 self.execute(op, &mut reports)?;
                 continue;
             };
+            let read = self.read;
             let (zxid, log) = (proposal.zxid, &mut self.open_now()?.log);
-            let last = log.last();
+            let last = log.last().max(read);
             assert!(
                 zxid.follows(last) || last == Zxid::ZERO,
                 "the log gets {zxid} after {last}"
@@ -335,7 +340,10 @@ impl Disk {
             LogOp::Truncate(to) => {
                 let Open { log, dirs, .. } = self.open_now()?;
                 let at = match log.truncate(to, dirs.snap_dir()) {
-                    Ok(()) => to,
+                    Ok(()) => {
+                        self.read = Zxid::ZERO;
+                        to
+                    }
                     // Nothing was cut: the server stays where a restart would find it.
                     Err(StorageError::TruncateTarget { .. }) => {
                         self.stays = true;
@@ -352,6 +360,7 @@ impl Disk {
                 let Open { log, dirs, .. } = self.open_now()?;
                 write(SnapshotWriter::create_new(dirs.snap_dir(), zxid)?, &image)?;
                 log.install(zxid, dirs.snap_dir())?;
+                self.read = Zxid::ZERO;
                 if std::mem::take(&mut self.begins) {
                     self.trust()?;
                 }

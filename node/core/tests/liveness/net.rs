@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use node_core::effect::{Effect, Input, LinkId};
 use node_core::peer::{Peer, PeerConfig, Recovered, Timing};
+use node_core::proto::election::PeerState;
 use node_core::proto::quorum::{Packet, Proposal};
 use node_core::quorum::config::QuorumConfig;
 use node_core::zxid::{Epoch, ServerId, Time, Zxid};
@@ -126,6 +127,10 @@ impl Net {
     }
 
     pub(crate) fn start(&mut self, id: ServerId) {
+        self.start_with(id, Recovered::default());
+    }
+
+    pub(crate) fn start_with(&mut self, id: ServerId, recovered: Recovered) {
         let config = PeerConfig {
             my_id: id,
             config: self.config.clone(),
@@ -134,7 +139,7 @@ impl Net {
             observer: false,
             observer_keeps_disk: true,
         };
-        let peer = Peer::new(config, Recovered::default(), Time(self.now));
+        let peer = Peer::new(config, recovered, Time(self.now));
         self.servers.get_mut(&id).unwrap().peer = Some(peer);
         self.step(id, Input::Tick);
         for other in self.ids() {
@@ -407,6 +412,11 @@ impl Net {
         leaders
             .max_by_key(|(_, s)| s.peer.as_ref().map(Peer::current_epoch))
             .map(|(id, _)| *id)
+    }
+
+    pub(crate) fn is_looking(&self, id: ServerId) -> bool {
+        let peer = self.servers[&id].peer.as_ref();
+        peer.is_some_and(|peer| peer.state() == PeerState::Looking)
     }
 
     pub(crate) fn serving(&self) -> usize {

@@ -106,6 +106,8 @@ pub struct Srvr {
     pub mode: String,
     /// The last transaction that it applied.
     pub zxid: i64,
+    /// Connections of clients, this one among them.
+    pub connections: usize,
 }
 
 /// One server: its files, and its process while it runs.
@@ -342,6 +344,7 @@ pub fn srvr(address: SocketAddr) -> Option<Srvr> {
     Some(Srvr {
         mode: field("Mode: ")?.to_owned(),
         zxid,
+        connections: field("Connections: ")?.parse().ok()?,
     })
 }
 

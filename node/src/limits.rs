@@ -23,9 +23,12 @@ pub const COMMITTED_LOG: usize = 500;
 /// The most bytes of a session handshake: before it a peer has proved nothing, and a genuine one takes 45 bytes.
 pub const CONNECT_REQUEST_BYTES: usize = 10_240;
 
-/// Unsent reply bytes of one connection from which on its socket is no longer read: a client that does not read its
-/// replies stops being served.
-pub const OUTBOX_PAUSE_BYTES: usize = 4 * 1024 * 1024;
+/// Reply bytes of one connection that are collected before they are sent. While the socket does not take them no further
+/// request is answered, so a client that does not read its replies costs this much and one reply more.
+pub const OUTBOX_PAUSE_BYTES: usize = 256 * 1024;
+
+/// The largest buffer that a connection keeps when all is sent.
+pub const OUTBOX_KEPT_BYTES: usize = 64 * 1024;
 
 /// Unsent reply and watch-event bytes of one connection at which it is closed: events come without a request, so
 /// pausing its requests does not bound them.
@@ -85,6 +88,9 @@ pub const CONFIG_FILE_BYTES: u64 = 1024 * 1024;
 
 /// How long a connection may take to send its first frame, in ms (Apache's `nio.sessionlessCnxnTimeout`).
 pub const SESSIONLESS_MS: u64 = 10_000;
+
+/// How long a connection that is to be closed waits for its client to read what was sent before, in ms.
+pub const FAREWELL_MS: u64 = 2_000;
 
 /// How often silent connections are looked for, in ms.
 pub const IDLE_CHECK_MS: u64 = 1_000;

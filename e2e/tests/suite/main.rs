@@ -5,6 +5,7 @@ mod kazoo;
 mod kill;
 mod mixed;
 mod operator;
+mod slow_readers;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -26,6 +26,8 @@ pub struct Timing {
     pub resend_min_ms: u64,
     /// The last one.
     pub resend_max_ms: u64,
+    /// The last one of a server that has no vote to give, and only asks who leads.
+    pub ask_max_ms: u64,
     /// Pause between two attempts to connect to the leader.
     pub dial_pause_ms: u64,
     /// Attempts to connect to the leader.
@@ -62,6 +64,8 @@ impl Default for Timing {
             // Apache's.
             resend_min_ms: 200,
             resend_max_ms: 60_000,
+            // Nobody tells such a server when there is a leader: it must ask, and finds none as long as the others elect.
+            ask_max_ms: 1000,
             // Apache's.
             dial_pause_ms: 100,
             dial_attempts: 5,

@@ -24,7 +24,7 @@ use node_core::zxid::{SessionId, Zxid};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Report;
-use super::outbox::{Connection, Outbox};
+use super::outbox::{Connection, Outbox, Unsent};
 use crate::driver::Message;
 use crate::four_letter;
 use crate::limits;
@@ -106,8 +106,10 @@ struct Task {
 enum Pause {
     /// More bytes are needed.
     Input,
-    /// The driver has to answer, the client to read, or the server to have a leader, before the next request is looked at.
+    /// The driver has to answer, or the server to have a leader, before the next request is looked at.
     Outbox,
+    /// What is there has to be sent first: who does not read gets no more answers.
+    Sending,
     /// The server has to hear its leader, or its followers.
     Freshness,
 }
@@ -116,50 +118,66 @@ impl Task {
     async fn run(&mut self) {
         // Without it small answers would wait for the client's acknowledgements. A socket that refuses is closed soon.
         let _ = self.stream.set_nodelay(true);
-        let mut unsent = Bytes::new();
-        let handshake = tokio::time::sleep(Duration::from_millis(limits::SESSIONLESS_MS));
-        tokio::pin!(handshake);
+        let mut unsent = Unsent::default();
+        // For the handshake, and later for the last words.
+        let patience = tokio::time::sleep(Duration::from_millis(limits::SESSIONLESS_MS));
+        tokio::pin!(patience);
+        let mut parting = false;
         let shared = self.shared.clone();
         loop {
             let renewed = shared.freshness.renewed();
-            let pause = if self.state == State::Ended {
-                Pause::Outbox
-            } else {
-                self.process()
+            let pause = match self.state {
+                State::Ended => Pause::Outbox,
+                _ if !unsent.is_empty() => Pause::Sending,
+                _ => self.process(),
             };
-            if unsent.is_empty() {
-                unsent = self.connection.outbox.lock().bytes.split().freeze();
-            }
+            unsent.take(&mut self.connection.outbox.lock());
             if !self.send(&mut unsent) {
                 return;
             }
-            if unsent.is_empty() {
-                let outbox = self.connection.outbox.lock();
-                if !outbox.bytes.is_empty() {
-                    continue;
+            let closing = {
+                let mut outbox = self.connection.outbox.lock();
+                if unsent.is_empty() {
+                    unsent.give_back(&mut outbox);
+                    if !outbox.bytes.is_empty() || pause == Pause::Sending {
+                        continue;
+                    }
+                    if outbox.closing {
+                        return;
+                    }
                 }
-                if outbox.closing {
-                    return;
-                }
+                outbox.closing
+            };
+            if closing && !parting {
+                parting = true;
+                let until =
+                    tokio::time::Instant::now() + Duration::from_millis(limits::FAREWELL_MS);
+                patience.as_mut().reset(until);
             }
             tokio::select! {
                 () = self.connection.changed.notified() => {}
                 () = renewed, if pause == Pause::Freshness => {}
                 _ = self.stream.writable(), if !unsent.is_empty() => {}
-                ready = self.stream.readable(), if pause == Pause::Input => {
+                ready = self.stream.readable(), if self.listens(pause, &unsent) => {
                     if ready.is_err() || !self.receive() {
                         return;
                     }
                 }
-                () = &mut handshake, if self.state == State::New => return,
+                () = &mut patience, if self.state == State::New || parting => return,
             }
         }
     }
 
+    /// Whether the socket is read. A slow reader still says that it is there, so it is listened to, within bounds.
+    fn listens(&self, pause: Pause, unsent: &Unsent) -> bool {
+        let is_slow = !unsent.is_empty() && self.state != State::Ended;
+        pause == Pause::Input || is_slow && self.input.len() < limits::SOCKET_READ_BYTES
+    }
+
     /// Writes as much as the socket takes. False if the connection is broken.
-    fn send(&self, unsent: &mut Bytes) -> bool {
+    fn send(&self, unsent: &mut Unsent) -> bool {
         while !unsent.is_empty() {
-            match self.stream.try_write(unsent) {
+            match self.stream.try_write(unsent.rest()) {
                 Ok(n) => unsent.advance(n),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
                 Err(_) => return false,
@@ -297,7 +315,7 @@ impl Task {
                 return Ok(Some(Pause::Outbox));
             }
             if outbox.bytes.len() >= limits::OUTBOX_PAUSE_BYTES {
-                return Ok(Some(Pause::Outbox));
+                return Ok(Some(Pause::Sending));
             }
             let Some(op) = self.next_op()? else {
                 return Ok(Some(Pause::Input));

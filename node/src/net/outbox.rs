@@ -23,6 +23,54 @@ pub struct Outbox {
     pub closing: bool,
 }
 
+/// Frames that were taken from an outbox and are on their way into the socket.
+#[derive(Debug, Default)]
+pub struct Unsent {
+    bytes: BytesMut,
+    sent: usize,
+}
+
+impl Unsent {
+    /// What the socket has not taken yet.
+    #[must_use]
+    pub fn rest(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// Whether the socket has taken everything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// The socket has taken `n` more bytes.
+    pub fn advance(&mut self, n: usize) {
+        self.sent = (self.sent + n).min(self.bytes.len());
+    }
+
+    /// Takes everything that waits in the outbox, if all that was taken before is out.
+    pub fn take(&mut self, outbox: &mut Outbox) {
+        if self.is_empty() && !outbox.bytes.is_empty() {
+            self.sent = 0;
+            self.bytes.clear();
+            std::mem::swap(&mut self.bytes, &mut outbox.bytes);
+        }
+    }
+
+    /// Everything is out. The outbox gets the buffer back, which is warm, so a connection at rest has one and not two; and
+    /// none that is large, since it may be long until the connection has so much to say again.
+    pub fn give_back(&mut self, outbox: &mut Outbox) {
+        self.sent = 0;
+        self.bytes.clear();
+        if self.bytes.capacity() > limits::OUTBOX_KEPT_BYTES {
+            self.bytes = BytesMut::new();
+        }
+        if outbox.bytes.is_empty() && outbox.bytes.capacity() < self.bytes.capacity() {
+            std::mem::swap(&mut self.bytes, &mut outbox.bytes);
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Connection {
@@ -119,6 +167,51 @@ fn ip_text(peer: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What one turn of a connection that reads everything leaves behind: bytes of both buffers.
+    fn kept_after(unsent: &mut Unsent, outbox: &mut Outbox, len: usize) -> usize {
+        outbox.bytes.extend_from_slice(&vec![7; len]);
+        unsent.take(outbox);
+        assert_eq!(unsent.rest().len(), len);
+        unsent.advance(len);
+        assert!(unsent.is_empty());
+        unsent.give_back(outbox);
+        unsent.bytes.capacity() + outbox.bytes.capacity()
+    }
+
+    #[test]
+    fn a_connection_at_rest_keeps_one_small_buffer() {
+        let (mut unsent, mut outbox) = (Unsent::default(), Outbox::default());
+        assert!((1000..2000).contains(&kept_after(&mut unsent, &mut outbox, 1000)));
+        let buffer = outbox.bytes.as_ptr();
+        kept_after(&mut unsent, &mut outbox, 1000);
+        assert_eq!(
+            outbox.bytes.as_ptr(),
+            buffer,
+            "the warm buffer is used again"
+        );
+        let kept = kept_after(&mut unsent, &mut outbox, 4 * limits::OUTBOX_PAUSE_BYTES);
+        assert!(kept <= limits::OUTBOX_KEPT_BYTES, "{kept}");
+    }
+
+    #[test]
+    fn nothing_is_taken_while_something_is_unsent_and_the_order_stays() {
+        let (mut unsent, mut outbox) = (Unsent::default(), Outbox::default());
+        outbox.bytes.extend_from_slice(b"first");
+        unsent.take(&mut outbox);
+        outbox.bytes.extend_from_slice(b"second");
+        unsent.advance(3);
+        unsent.take(&mut outbox);
+        assert_eq!(
+            (unsent.rest(), &outbox.bytes[..]),
+            (&b"st"[..], &b"second"[..])
+        );
+        unsent.advance(2);
+        unsent.give_back(&mut outbox);
+        assert_eq!(&outbox.bytes[..], b"second");
+        unsent.take(&mut outbox);
+        assert_eq!(unsent.rest(), b"second");
+    }
 
     #[test]
     fn addresses_are_written_as_java_does() {

@@ -91,6 +91,8 @@ pub(crate) enum Ending {
     },
 }
 
+static ZEROS: [u8; limits::SNAPSHOT_CHUNK_BYTES] = [0; limits::SNAPSHOT_CHUNK_BYTES];
+
 /// What follows in a log file.
 pub(crate) enum Next {
     Record(LogRecord),
@@ -276,6 +278,11 @@ impl LogFileReader {
                 .map_err(StorageError::io("read", &self.path))?;
             if n == 0 {
                 return Ok(Some(tail));
+            }
+            // Compared as a whole, because there are 64 MiB of them after a crash and each start reads them.
+            if chunk[..n] == ZEROS[..n] {
+                offset = offset.saturating_add(n);
+                continue;
             }
             if let Some(last) = chunk[..n].iter().rposition(|byte| *byte != 0) {
                 if offset + last >= limits::TORN_TAIL_BYTES {

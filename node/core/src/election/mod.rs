@@ -154,7 +154,12 @@ impl Election {
         self.reconsider(now, local, effects);
         if self.resend_at <= now {
             self.tell_all(local, effects);
-            self.resend_ms = (self.resend_ms * 2).min(local.timing.resend_max_ms);
+            let longest = if local.is_mute() || local.only_observes() {
+                local.timing.ask_max_ms.min(local.timing.resend_max_ms)
+            } else {
+                local.timing.resend_max_ms
+            };
+            self.resend_ms = (self.resend_ms * 2).min(longest);
             self.resend_at = now.after(self.resend_ms);
         }
         self.decide(now, local)

@@ -237,6 +237,24 @@ fn a_leader_that_pings_as_apaches_gets_more_time() {
     }
 }
 
+#[test]
+fn who_may_not_vote_asks_often_who_leads() {
+    let mut net = Net::started(3);
+    net.ids().into_iter().for_each(|id| net.kill(id));
+    let damaged = Recovered {
+        standing: Standing::Lost,
+        ..Recovered::default()
+    };
+    net.start_with(ONE, damaged);
+    net.run_for(120_000);
+    net.start(TWO);
+    net.start(THREE);
+    let until = net.now + 3_000;
+    assert!(net.run_until(until, |net| net.leader().is_some()));
+    let until = net.now + 1_500;
+    assert!(net.run_until(until, |net| !net.is_looking(ONE)));
+}
+
 /// Some quorum is fully connected; all other connections are there or not, in each direction. Then the leader dies, which
 /// is none of that quorum. Whether the faults are known before, and how long there is no leader.
 fn any_network(seed: u64) -> (bool, u64) {

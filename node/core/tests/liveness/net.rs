@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use node_core::effect::{Effect, Input, LinkId};
 use node_core::peer::{Peer, PeerConfig, Recovered, Timing};
+use node_core::proto::election::PeerState;
 use node_core::proto::quorum::{Packet, Proposal};
 use node_core::quorum::config::QuorumConfig;
 use node_core::zxid::{Epoch, ServerId, Time, Zxid};
@@ -430,6 +431,11 @@ impl Net {
         leaders
             .max_by_key(|(_, s)| s.peer.as_ref().map(Peer::current_epoch))
             .map(|(id, _)| *id)
+    }
+
+    pub(crate) fn is_looking(&self, id: ServerId) -> bool {
+        let peer = self.servers[&id].peer.as_ref();
+        peer.is_some_and(|peer| peer.state() == PeerState::Looking)
     }
 
     pub(crate) fn serving(&self) -> usize {

@@ -160,6 +160,7 @@ pub(crate) const TIMING: Timing = Timing {
     avoid_ms: 1500,
     resend_min_ms: 200,
     resend_max_ms: 5000,
+    ask_max_ms: 1000,
     dial_pause_ms: 100,
     dial_attempts: 5,
     connect_ms: 1000,

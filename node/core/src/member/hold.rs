@@ -58,7 +58,8 @@ impl Member {
             // It had not begun.
             return;
         }
-        if self.records_moves {
+        // Who waits for its disk will not serve soon.
+        if self.records_moves && !self.peer.is_held_up() {
             out.work(Work::Hold);
         } else {
             self.clients.clear();

@@ -34,6 +34,12 @@ impl Peer {
         }
     }
 
+    /// Whether its disk takes nothing, and has not all of its history: it takes part in nothing, unless it serves.
+    #[must_use]
+    pub fn is_held_up(&self) -> bool {
+        self.local.disk_blocked && self.local.waits_for_log()
+    }
+
     /// Until when this server may take what it has for the ensemble's state of a moment ago: it has heard its leader, or
     /// as the leader a quorum, not long before. After a pause this is in the past until they are heard again.
     #[must_use]

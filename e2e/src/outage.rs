@@ -30,25 +30,29 @@ impl Acknowledged {
     /// The longest time between two acknowledgements of which some part lies between `from` and `to`.
     #[must_use]
     pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
-        longest_gap(
-            &self.times.lock().expect("no holder of this lock panics"),
-            from,
-            to,
-        )
+        self.longest_gap_until(from, to).0
+    }
+
+    /// The same, and how long after `from` it ended: whether a fault made it, or its end.
+    #[must_use]
+    pub fn longest_gap_until(&self, from: Instant, to: Instant) -> (Duration, Duration) {
+        let times = self.times.lock().expect("no holder of this lock panics");
+        longest_gap(&times, from, to)
     }
 }
 
-fn longest_gap(times: &[Instant], from: Instant, to: Instant) -> Duration {
+fn longest_gap(times: &[Instant], from: Instant, to: Instant) -> (Duration, Duration) {
     let first = times.partition_point(|time| *time < from).saturating_sub(1);
     let last = times.partition_point(|time| *time < to);
     let inner = times
         .get(first..=last.min(times.len().saturating_sub(1)))
         .unwrap_or_default();
-    let gaps = inner.windows(2).map(|pair| pair[1] - pair[0]);
+    let gap = |pair: &[Instant]| (pair[1] - pair[0], pair[1].saturating_duration_since(from));
+    let gaps = inner.windows(2).map(gap);
     let end = times
         .last()
         .map_or(to - from, |last| to.saturating_duration_since(*last));
-    gaps.chain([end]).max().unwrap_or_default()
+    gaps.chain([(end, to - from)]).max().unwrap_or_default()
 }
 
 /// The gaps after several events.
@@ -99,18 +103,11 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let times = [at(0), at(10), at(110), at(120)];
-        assert_eq!(
-            longest_gap(&times, at(50), at(115)),
-            Duration::from_millis(100)
-        );
-        assert_eq!(
-            longest_gap(&times, at(111), at(119)),
-            Duration::from_millis(10)
-        );
-        assert_eq!(
-            longest_gap(&times, at(111), at(400)),
-            Duration::from_millis(280)
-        );
-        assert_eq!(longest_gap(&[], at(0), at(5)), Duration::from_millis(5));
+        let gap = |from, to| longest_gap(&times, at(from), at(to));
+        let ms = Duration::from_millis;
+        assert_eq!(gap(50, 115), (ms(100), ms(60)));
+        assert_eq!(gap(111, 119), (ms(10), ms(9)));
+        assert_eq!(gap(111, 400), (ms(280), ms(289)));
+        assert_eq!(longest_gap(&[], at(0), at(5)), (ms(5), ms(5)));
     }
 }

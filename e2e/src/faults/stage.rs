@@ -85,7 +85,10 @@ impl<'a> Stage<'a> {
         }
         let mut ensemble = Ensemble::prepare(&spec)?;
         for id in &setting.first {
-            ensemble.server(*id).start()?;
+            let server = ensemble.server(*id);
+            // The others cannot be asked yet whether there has been an ensemble before: this says that there was none.
+            fs::write(server.data_dir().join("initialize"), "")?;
+            server.start()?;
         }
         if !setting.first.is_empty() {
             ensemble.wait_serving()?;
@@ -349,8 +352,13 @@ impl<'a> Stage<'a> {
         } = self.load.take().context("the load runs until the end")?;
         let acknowledged = writers.acknowledged();
         let struck = self.struck.unwrap_or(end);
+        let (write_gap, after) = acknowledged.longest_gap_until(struck, end);
+        self.note(format!(
+            "the longest time without writes ended {:.1} s after the fault began",
+            after.as_secs_f64()
+        ));
         let mut verdict = Verdict {
-            write_gap: acknowledged.longest_gap(struck, end),
+            write_gap,
             read_gap: readers.gap(struck, end),
             client_gap: readers.worst_client(struck, end),
             ..Verdict::default()

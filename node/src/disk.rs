@@ -17,7 +17,7 @@ use crate::limits;
 use crate::net::Report;
 use crate::shared::{ActiveSnapshot, Shared};
 use crate::storage::dirs::DataDirs;
-use crate::storage::epoch::EpochFiles;
+use crate::storage::epoch::{self, EpochFiles};
 use crate::storage::log_writer::{DiskState, LogEvent, LogStats, LogWriter};
 use crate::storage::marks::Marks;
 use crate::storage::snapshot::SnapshotWriter;
@@ -140,6 +140,13 @@ pub fn store_options(config: &Config, tree: TreeOptions) -> StoreOptions {
     }
 }
 
+/// Apache's servers, and people, read these files; this one goes by its marks.
+fn flush_epochs(dirs: &DataDirs) {
+    if let Err(error) = epoch::flush_shown(dirs.snap_dir()) {
+        tracing::warn!(%error, "the epochs' files could not be flushed; the marks have the epochs");
+    }
+}
+
 /// See the module.
 pub struct Disk {
     shared: Arc<Shared>,
@@ -159,6 +166,8 @@ pub struct Disk {
     snapshot_again: Option<Instant>,
     /// When the epochs' files were tried last, if they still say less than the marks.
     epochs_behind: Option<Instant>,
+    /// Since when the epochs' files wait for a flush.
+    epochs_shown: Option<Instant>,
     /// Whether it has only begun to keep anything: it counts from the first snapshot on.
     begins: bool,
 }
@@ -227,6 +236,7 @@ impl Disk {
             snapshot_running: false,
             snapshot_again: None,
             epochs_behind: None,
+            epochs_shown: None,
             begins: false,
         })
     }
@@ -241,11 +251,15 @@ impl Disk {
         let soon = Instant::now() + limits::FULL_DISK_PAUSE;
         let is_ill =
             self.epochs_behind.is_some() || self.log.stats().disk_state() != DiskState::Works;
+        let looks = is_ill.then_some(soon);
+        let shown = self.epochs_shown.filter(|_| !is_ill);
+        let flushes = shown.map(|at| at + limits::EPOCH_FILES_FLUSH);
         let stuck_at = self.log.stats().stuck_at();
-        if is_ill { Some(soon) } else { stuck_at }
+        [looks, flushes, stuck_at].into_iter().flatten().min()
     }
 
-    /// Goes on with the epochs' files that found no room.
+    /// Goes on with the epochs' files that found no room, and flushes them when the election is over: it would have to
+    /// wait for that.
     pub fn catch_up(&mut self) -> Result<(), StorageError> {
         let pause = limits::FULL_DISK_PAUSE;
         if self
@@ -254,6 +268,14 @@ impl Disk {
         {
             self.epochs.catch_up()?;
             self.epochs_behind = self.epochs.is_behind().then(Instant::now);
+        }
+        if self
+            .epochs_shown
+            .is_some_and(|at| at.elapsed() >= limits::EPOCH_FILES_FLUSH)
+        {
+            self.epochs_shown = None;
+            let dirs = self.dirs.clone();
+            tokio::task::spawn_blocking(move || flush_epochs(&dirs));
         }
         Ok(())
     }
@@ -276,15 +298,21 @@ impl Disk {
     /// Saves the accepted epoch; it is on the disk afterwards.
     pub fn save_accepted(&mut self, epoch: Epoch) -> Result<(), StorageError> {
         let saved = self.epochs.save_accepted(epoch);
-        self.epochs_behind = self.epochs.is_behind().then(Instant::now);
+        self.epochs_changed();
         saved
     }
 
     /// Saves the current epoch; it is on the disk afterwards.
     pub fn save_current(&mut self, epoch: Epoch) -> Result<(), StorageError> {
         let saved = self.epochs.save_current(epoch);
-        self.epochs_behind = self.epochs.is_behind().then(Instant::now);
+        self.epochs_changed();
         saved
+    }
+
+    fn epochs_changed(&mut self) {
+        let now = Instant::now();
+        self.epochs_behind = self.epochs.is_behind().then_some(now);
+        self.epochs_shown = Some(now);
     }
 
     fn put(&mut self, command: Held) {
@@ -447,6 +475,7 @@ impl Disk {
 
     /// Flushes what waits and ends the log thread.
     pub fn stop(self) {
+        flush_epochs(&self.dirs);
         self.log.stop();
     }
 }

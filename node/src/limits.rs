@@ -66,6 +66,9 @@ pub const LOG_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// its leader, which sends it no more then.
 pub const FULL_DISK_BYTES: usize = 256 * 1024 * 1024;
 
+/// How long after an election the epochs' files are flushed; by then whoever waits for the election is served.
+pub const EPOCH_FILES_FLUSH: Duration = Duration::from_secs(1);
+
 /// How long somebody waits before he looks for room on a full disk again.
 pub const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 

@@ -1,13 +1,13 @@
 //! The files `acceptedEpoch` and `currentEpoch`: the newest epoch that this server promised to take part in, and the one
-//! whose history it holds. Both are on stable storage before a call returns: in the marks, which need no room, and in
-//! these files unless the disk is full. Then they follow.
+//! whose history it holds. Both are on stable storage before a call returns: in the marks, which are one flush and need no
+//! room. These files, which Apache's servers read, show it at once and are flushed a moment later.
 
 use std::path::Path;
 
 use node_core::zxid::{Epoch, Zxid};
 
 use super::StorageError;
-use super::files::Dir;
+use super::files::{Dir, Open};
 use super::marks::Marks;
 
 const ACCEPTED: &str = "acceptedEpoch";
@@ -140,11 +140,27 @@ impl EpochFiles {
         if new == saved {
             return Ok(());
         }
-        if let Some(marks) = &self.marks {
-            marks.epochs(epochs)?;
-        }
+        let Some(marks) = &self.marks else {
+            self.epochs = epochs;
+            return self.write(name);
+        };
+        marks.epochs(epochs)?;
         self.epochs = epochs;
-        self.write(name)
+        self.show(name)
+    }
+
+    /// The marks have it for good. The file says so too, as long as the system runs; it is [flushed](flush_shown) later: an
+    /// election does not wait for that. Where there is no room it is behind.
+    fn show(&mut self, name: &'static str) -> Result<(), StorageError> {
+        self.behind.retain(|behind| *behind != name);
+        let epoch = of(self.epochs, name).to_string();
+        match self.dir.show(&self.dir.join(name), epoch.as_bytes()) {
+            Err(error) if error.is_full() => {
+                self.behind.push(name);
+                Ok(())
+            }
+            shown => shown,
+        }
     }
 
     /// Writes a file. Where there is no room it is enough that the marks have it: a start reads both.
@@ -174,6 +190,16 @@ impl EpochFiles {
         }
         Ok(())
     }
+}
+
+/// Flushes the epoch files of a directory as they are: so far the marks alone have them for good.
+pub fn flush_shown(dir: &Dir) -> Result<(), StorageError> {
+    for name in [ACCEPTED, CURRENT] {
+        let path = dir.join(name);
+        let file = dir.write(&path, Open::Existing)?;
+        file.sync_all().map_err(StorageError::flush(&path))?;
+    }
+    dir.sync()
 }
 
 fn of(epochs: Epochs, name: &str) -> Epoch {

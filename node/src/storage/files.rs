@@ -185,6 +185,19 @@ impl Dir {
         self.sync()
     }
 
+    /// Replaces a file of this directory for those who read it while the system runs: after a power failure it may be the
+    /// old one, or empty.
+    pub(crate) fn show(&self, path: &Path, content: &[u8]) -> Result<(), StorageError> {
+        let tmp = tmp_path(path);
+        let file = self.write(&tmp, Open::Empty)?;
+        file.write_at(content, 0)
+            .map_err(StorageError::io("write", &tmp))?;
+        drop(file);
+        self.files
+            .rename(&tmp, path)
+            .map_err(StorageError::io("rename to", path))
+    }
+
     /// Replaces a file of this directory so that a crash leaves either the old or the new content, never a part.
     pub(crate) fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StorageError> {
         let tmp = tmp_path(path);

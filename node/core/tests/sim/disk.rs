@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use node::storage::StorageError;
 use node::storage::dirs::DataDirs;
-use node::storage::epoch::EpochFiles;
+use node::storage::epoch::{self, EpochFiles};
 use node::storage::files::FileSystem;
 use node::storage::retention;
 use node::storage::simulated::{Keep, SECTOR, SimDisk};
@@ -369,6 +369,7 @@ impl Disk {
             LogOp::Snapshot(image) => {
                 self.histories.insert(image.zxid, image.history.clone());
                 let Open { log, dirs, .. } = self.open_now()?;
+                epoch::flush_shown(dirs.snap_dir())?;
                 log.roll()?;
                 // It was taken from a history that is no more.
                 if image.zxid <= log.last() {

@@ -87,6 +87,7 @@ impl Member {
         if matches!(self.service, Service::Leader(_)) {
             self.moved_here(clock, connection, wanted, replica, out);
         } else {
+            *self.asked.entry(wanted.session).or_default() += 1;
             let forward = Input::Forward(Forward::Revalidate(wanted));
             self.input(clock, forward, replica, out);
         }
@@ -115,7 +116,10 @@ impl Member {
     }
 
     pub(super) fn revalidated(&mut self, session: SessionId, valid: bool, out: &mut Output) {
-        if let Some(connection) = self.moving.get(&session).copied() {
+        let asked = self.asked.remove(&session).unwrap_or_default();
+        if asked > 1 {
+            self.asked.insert(session, asked - 1);
+        } else if let Some(connection) = self.moving.get(&session).copied() {
             self.answer_connect(connection, valid, out);
         }
     }

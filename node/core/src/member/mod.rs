@@ -165,6 +165,9 @@ pub struct Member {
     by_session: BTreeMap<SessionId, ConnectionId>,
     /// Clients that brought their session here, until the leader has confirmed it.
     moving: BTreeMap<SessionId, ConnectionId>,
+    /// How often the leader was asked for each of them and has not answered. An answer names the session alone; it is
+    /// the newest connection's if no other is to come.
+    asked: BTreeMap<SessionId, usize>,
     /// Sessions that were active since the leader last asked.
     touched: BTreeMap<SessionId, i32>,
     pipeline: Pipeline,
@@ -190,6 +193,7 @@ impl Member {
             clients: BTreeMap::new(),
             by_session: BTreeMap::new(),
             moving: BTreeMap::new(),
+            asked: BTreeMap::new(),
             touched: BTreeMap::new(),
             pipeline: Pipeline::default(),
             hold: None,

@@ -58,6 +58,7 @@ impl Member {
             // It had not begun.
             return;
         }
+        self.asked.clear();
         // Who waits for its disk will not serve soon.
         if self.records_moves && !self.peer.is_held_up() {
             out.work(Work::Hold);

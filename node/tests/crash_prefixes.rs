@@ -10,7 +10,7 @@ use node::storage::retention;
 use node::storage::simulated::{Keep, SimDisk};
 use node::storage::txn_log::{LogOptions, TxnLog};
 use node::store::{self, Opened, StoreOptions};
-use node_core::proto::txn::{CreateOp, CreateTxn, Txn, TxnEntry, TxnHeader};
+use node_core::proto::txn::{CreateOp, CreateTxn, Txn, TxnEntry};
 use node_core::replica::Replica;
 use node_core::standing::Standing;
 use node_core::tree::TreeOptions;
@@ -48,18 +48,7 @@ fn entry(zxid: Zxid, name: &str) -> TxnEntry {
         ephemeral: false,
         parent_cversion: -1,
     });
-    let header = TxnHeader {
-        session: SessionId(1),
-        cxid: 1,
-        zxid,
-        time: 1,
-        op: txn.op() as i32,
-    };
-    TxnEntry {
-        header,
-        txn,
-        digest: None,
-    }
+    TxnEntry::new(SessionId(1), 1, zxid, 1, txn)
 }
 
 fn replica(entries: &[TxnEntry]) -> Replica {

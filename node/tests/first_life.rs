@@ -8,8 +8,7 @@ use node::storage::files::FileSystem;
 use node::storage::simulated::{Keep, SimDisk};
 use node::storage::txn_log::{LogOptions, TxnLog};
 use node::store::{self, Opened, StoreOptions};
-use node_core::proto::client::OpCode;
-use node_core::proto::txn::{Txn, TxnEntry, TxnHeader};
+use node_core::proto::txn::{Txn, TxnEntry};
 use node_core::standing::Standing;
 use node_core::tree::TreeOptions;
 use node_core::zxid::{Epoch, SessionId, Zxid};
@@ -31,20 +30,8 @@ fn log(opened: &mut Opened, zxid: Zxid) {
     let (dir, marks) = (opened.dirs.log_dir(), opened.marks.clone());
     let log = TxnLog::open(dir, LogOptions::default()).unwrap();
     let mut log = log.with_marks(marks).unwrap();
-    let header = TxnHeader {
-        session: SessionId(0),
-        cxid: 0,
-        zxid,
-        time: 0,
-        op: OpCode::Error as i32,
-    };
     let txn = Txn::Error { code: -1 };
-    let digest = None;
-    let entry = TxnEntry {
-        header,
-        txn,
-        digest,
-    };
+    let entry = TxnEntry::new(SessionId(0), 0, zxid, 0, txn);
     log.append(zxid, &entry.encode());
     log.flush().unwrap();
 }

@@ -225,19 +225,8 @@ fn a_start_needs_no_room() {
 }
 
 fn error_txn(zxid: Zxid) -> Bytes {
-    use node_core::proto::client::OpCode;
-    use node_core::proto::txn::{Txn, TxnEntry, TxnHeader};
-    let header = TxnHeader {
-        session: node_core::zxid::SessionId(0),
-        cxid: 0,
-        zxid,
-        time: 0,
-        op: OpCode::Error as i32,
-    };
-    let entry = TxnEntry {
-        header,
-        txn: Txn::Error { code: -1 },
-        digest: None,
-    };
+    use node_core::proto::txn::{Txn, TxnEntry};
+    let txn = Txn::Error { code: -1 };
+    let entry = TxnEntry::new(node_core::zxid::SessionId(0), 0, zxid, 0, txn);
     entry.encode()
 }

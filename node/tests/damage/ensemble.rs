@@ -18,7 +18,7 @@ use node_core::effect::{Effect, Input, LinkId};
 use node_core::peer::{Peer, PeerConfig, Recovered, Timing};
 use node_core::proto::election::PeerState;
 use node_core::proto::quorum::{Packet, Proposal};
-use node_core::proto::txn::{CreateOp, CreateTxn, Txn, TxnEntry, TxnHeader};
+use node_core::proto::txn::{CreateOp, CreateTxn, Txn, TxnEntry};
 use node_core::quorum::config::QuorumConfig;
 use node_core::replica::Replica;
 use node_core::standing::Standing;
@@ -292,19 +292,7 @@ impl Ensemble {
             parent_cversion: -1,
         };
         let txn = Txn::Create(create);
-        let header = TxnHeader {
-            session: SessionId(1),
-            cxid: 1,
-            zxid,
-            time: 1_700_000_000_000,
-            op: txn.op() as i32,
-        };
-        let data = TxnEntry {
-            header,
-            txn,
-            digest: None,
-        }
-        .encode();
+        let data = TxnEntry::new(SessionId(1), 1, zxid, 1_700_000_000_000, txn).encode();
         let input = Input::Propose(Proposal { zxid, data });
         self.queue.push_back((leader, Event::Input(input)));
         self.deliver();

@@ -31,11 +31,7 @@ impl Member {
             out.work(Work::Close(connection));
             return;
         }
-        let (min, max) = (
-            self.settings.min_session_timeout_ms,
-            self.settings.max_session_timeout_ms,
-        );
-        let timeout_ms = request.timeout_ms.clamp(min, max);
+        let timeout_ms = self.settings.granted_ms(request.timeout_ms);
         let has_read_only = request.read_only.is_some();
         if request.session == SessionId(0) {
             let client = Client {

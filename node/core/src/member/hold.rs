@@ -89,11 +89,7 @@ impl Member {
         request: ConnectRequest,
         out: &mut Output,
     ) {
-        let (min, max) = (
-            self.settings.min_session_timeout_ms,
-            self.settings.max_session_timeout_ms,
-        );
-        let timeout_ms = request.timeout_ms.clamp(min, max);
+        let timeout_ms = self.settings.granted_ms(request.timeout_ms);
         if let Some(hold) = &mut self.hold
             && now < hold.until(timeout_ms)
         {

@@ -149,19 +149,8 @@ impl Member {
         let txn = leading
             .prep
             .prepare(stamp, request, replica, &mut leading.sessions, &reconfig);
-        let header = TxnHeader {
-            session: request.session,
-            cxid: request.cxid,
-            zxid,
-            time: clock.wall_ms,
-            op: txn.op() as i32,
-        };
-        let data = TxnEntry {
-            header,
-            txn,
-            digest: None,
-        }
-        .encode();
+        let entry = TxnEntry::new(request.session, request.cxid, zxid, clock.wall_ms, txn);
+        let data = entry.encode();
         Some(Input::Propose(Proposal { zxid, data }))
     }
 

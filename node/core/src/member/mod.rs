@@ -55,6 +55,13 @@ pub struct MemberSettings {
     pub min_voters: usize,
 }
 
+impl MemberSettings {
+    /// The time-out that a client gets for the one that it asks for, ms.
+    fn granted_ms(&self, asked_ms: i32) -> i32 {
+        asked_ms.clamp(self.min_session_timeout_ms, self.max_session_timeout_ms)
+    }
+}
+
 /// Everything that can happen to a member.
 #[derive(Clone, Debug)]
 pub enum Event {

@@ -8,7 +8,7 @@
 
 use crate::proto::code::ErrorCode;
 use crate::proto::quorum::Proposal;
-use crate::proto::txn::{Txn, TxnEntry, TxnHeader};
+use crate::proto::txn::{Txn, TxnEntry};
 use crate::zxid::{SessionId, Zxid};
 
 /// In the place of the client's number: no client counts backwards to it.
@@ -19,20 +19,7 @@ pub(super) fn record(session: SessionId, zxid: Zxid, time: i64) -> Proposal {
     let txn = Txn::Error {
         code: ErrorCode::SESSION_MOVED.0,
     };
-    let header = TxnHeader {
-        session,
-        cxid: CXID,
-        zxid,
-        time,
-        op: txn.op() as i32,
-    };
-    let digest = None;
-    let data = TxnEntry {
-        header,
-        txn,
-        digest,
-    }
-    .encode();
+    let data = TxnEntry::new(session, CXID, zxid, time, txn).encode();
     Proposal { zxid, data }
 }
 

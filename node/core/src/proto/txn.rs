@@ -331,6 +331,23 @@ impl TxnEntry {
         })
     }
 
+    /// A transaction as this server's leader proposes it at `time` (ms since 1970): without a digest.
+    #[must_use]
+    pub fn new(session: SessionId, cxid: i32, zxid: Zxid, time: i64, txn: Txn) -> Self {
+        let header = TxnHeader {
+            session,
+            cxid,
+            zxid,
+            time,
+            op: txn.op() as i32,
+        };
+        Self {
+            header,
+            txn,
+            digest: None,
+        }
+    }
+
     /// The entry's bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -9,7 +9,7 @@ use node_core::peer::{Peer, PeerConfig, Timing};
 use node_core::prep::PrepSettings;
 use node_core::proto::code::ErrorCode;
 use node_core::proto::quorum::{ForwardedRequest, Packet, Proposal};
-use node_core::proto::txn::{Txn, TxnEntry, TxnHeader};
+use node_core::proto::txn::{Txn, TxnEntry};
 use node_core::quorum::config::{Member as Entry, QuorumConfig};
 use node_core::session::SessionIds;
 use node_core::watch::ConnectionId;
@@ -635,19 +635,6 @@ fn settings(reconfig_enabled: bool) -> MemberSettings {
 
 /// A transaction of the server itself.
 fn transaction(zxid: Zxid, cxid: i32, txn: Txn) -> Proposal {
-    let header = TxnHeader {
-        session: SessionId(0),
-        cxid,
-        zxid,
-        time: 0,
-        op: txn.op() as i32,
-    };
-    let digest = None;
-    let data = TxnEntry {
-        header,
-        txn,
-        digest,
-    }
-    .encode();
+    let data = TxnEntry::new(SessionId(0), cxid, zxid, 0, txn).encode();
     Proposal { zxid, data }
 }

@@ -153,9 +153,11 @@ impl Peer {
         self.early.values().map(|e| e.until).fold(role, Time::min)
     }
 
-    /// What this server has slept is nobody else's silence.
+    /// What this server has slept is nobody else's silence. Until the tick that is due comes, each input finds it late; what
+    /// an earlier one found has been excused.
     fn notice_pause(&mut self, now: Time) {
-        let late_ms = now.0.saturating_sub(self.next_deadline().0);
+        let since = self.next_deadline().max(self.stepped_at);
+        let late_ms = now.0.saturating_sub(since.0);
         self.stepped_at = now;
         if late_ms == 0 {
             return;

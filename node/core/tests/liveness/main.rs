@@ -183,6 +183,26 @@ fn who_was_asleep_itself_does_not_hold_it_against_others() {
     }
 }
 
+/// (The simulator found it: seed 48789 of its mixed scenarios.)
+#[test]
+fn what_a_leader_reads_after_a_pause_excuses_nobody_once_more() {
+    let mut net = Net::started(3);
+    net.stop(ONE);
+    net.run_for(100);
+    net.stop(THREE);
+    net.run_for(1_000);
+    // Anything that it reads before it looks at the clock.
+    for _ in 0..500 {
+        net.step(THREE, Input::DiskBlocked(false));
+    }
+    net.resume(THREE);
+    net.run_for(11_000);
+    let peer = net.servers[&THREE].peer.as_ref().unwrap();
+    let learners: Vec<_> = peer.active_learners().collect();
+    assert_eq!(learners, [(TWO, false)]);
+    assert_eq!(net.elections(), []);
+}
+
 #[test]
 fn all_may_be_asleep_at_once() {
     let mut net = Net::started(5);

@@ -121,7 +121,7 @@ impl World {
             return;
         }
         if !self.connected(from, to) || !self.connected(to, from) {
-            return self.step(from, Input::LinkDown(link));
+            return self.tell(from, life, Input::LinkDown(link));
         }
         let node = self.nodes.get_mut(&to).unwrap();
         node.links_accepted += 1;
@@ -135,7 +135,12 @@ impl World {
         }
         self.ends.insert(there, here);
         self.step(to, Input::LinkUp(there.2));
-        self.step(from, Input::LinkUp(link));
+        self.tell(from, life, Input::LinkUp(link));
+    }
+
+    /// Now, or when it goes on.
+    fn tell(&mut self, node: ServerId, life: u64, input: Input) {
+        self.handle(Event::Input { node, life, input });
     }
 
     /// Where a connection leads. A connection that lost something is a dead one.

@@ -234,7 +234,11 @@ fn clients_recover(world: &mut World) {
         // Longer than any time-out of a session.
         world.run_for(3500);
     }
-    assert!(settled(world), "a session ended that its client kept");
+    assert!(world.is_healthy(), "unwell: {}", world.condition());
+    assert!(
+        world.only_live_sessions(),
+        "a session ended that its client kept"
+    );
     for session in &world.ended {
         assert!(
             !world.checkers.model.sessions.contains(session),

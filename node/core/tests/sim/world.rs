@@ -368,7 +368,7 @@ impl World {
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    pub(crate) fn handle(&mut self, event: Event) {
         let stopped = self.concerns(&event).and_then(|id| {
             let node = self.nodes.get_mut(&id)?;
             node.is_paused.then_some(node)
@@ -398,14 +398,24 @@ impl World {
         self.note(|| format!("resume {id}"));
         let node = self.nodes.get_mut(&id).unwrap();
         node.is_paused = false;
-        // Time has passed first of all.
-        node.tick_at = self.now;
-        self.carry_out(Event::Tick { node: id, life });
+        // Whether it looks at the clock first or reads what has arrived: both happen.
+        let reads_first = self.now % 2 == 1;
+        if !reads_first {
+            self.tick_now(id, life);
+        }
         while self.lives(id, life)
             && let Some(event) = self.nodes.get_mut(&id).unwrap().deferred.pop_front()
         {
             self.carry_out(event);
         }
+        if reads_first && self.lives(id, life) {
+            self.tick_now(id, life);
+        }
+    }
+
+    fn tick_now(&mut self, id: ServerId, life: u64) {
+        self.nodes.get_mut(&id).unwrap().tick_at = self.now;
+        self.carry_out(Event::Tick { node: id, life });
     }
 
     /// Every configuration that a server has in force or has seen.
@@ -531,8 +541,9 @@ impl World {
 
     /// Something without meaning goes through the logs, if the server leads.
     pub(crate) fn propose(&mut self, id: ServerId) {
-        let member = self.nodes[&id].member.as_ref();
-        let Some(zxid) = member.and_then(|m| m.peer().next_zxid()) else {
+        let node = &self.nodes[&id];
+        let awake = node.member.as_ref().filter(|_| !node.is_paused);
+        let Some(zxid) = awake.and_then(|m| m.peer().next_zxid()) else {
             return;
         };
         self.proposals += 1;
@@ -547,7 +558,7 @@ impl World {
         &mut self,
         change: impl FnOnce(&mut BTreeMap<ServerId, Entry>),
     ) -> bool {
-        let Some(leader) = self.leader() else {
+        let Some(leader) = self.leader().filter(|id| !self.nodes[id].is_paused) else {
             return false;
         };
         let peer = self.peer(leader);

@@ -69,6 +69,8 @@ impl World {
         for end in ends {
             let back = self.ends[&end];
             self.hang_up(back);
+            // That one may have been dead before.
+            self.ends.remove(&end);
             self.deliver_now(end, Input::LinkDown(end.2));
         }
     }
@@ -141,6 +143,19 @@ impl World {
     /// Now, or when it goes on.
     fn tell(&mut self, node: ServerId, life: u64, input: Input) {
         self.handle(Event::Input { node, life, input });
+    }
+
+    /// Who hears nothing through a connection gives it up.
+    pub(crate) fn assert_no_dead_connection(&self) {
+        let live = |(end, _): &(&End, &End)| self.lives(end.0, end.1);
+        for (end, other) in self.ends.iter().filter(live) {
+            assert!(
+                self.ends.contains_key(other),
+                "{} keeps a connection on which it hears nothing of {}",
+                end.0,
+                other.0
+            );
+        }
     }
 
     /// Where a connection leads. A connection that lost something is a dead one.

@@ -231,8 +231,9 @@ fn clients_recover(world: &mut World) {
     let settled = |w: &World| w.is_healthy() && w.only_live_sessions();
     assert!(world.run_until(by, settled), "a session does not end");
     if world.setup.clients > 0 {
-        // Longer than any time-out of a session.
+        // Longer than any time-out of a session, and than anybody may be silent.
         world.run_for(3500);
+        world.assert_no_dead_connection();
     }
     assert!(world.is_healthy(), "unwell: {}", world.condition());
     assert!(

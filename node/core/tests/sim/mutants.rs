@@ -38,7 +38,7 @@ const SEEDS: u64 = 4000;
 const RARE: &[(Mutant, u64)] = &[
     (Mutant::GoneFollowersAcks, 1046),
     (Mutant::ResentAcrossEpochs, 985),
-    (Mutant::StaysThoughMoved, 270),
+    (Mutant::StaysThoughMoved, 1308),
 ];
 
 /// What found a mutant.

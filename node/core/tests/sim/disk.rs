@@ -124,6 +124,8 @@ pub(crate) struct Disk {
     begins: bool,
     /// Whether it was started before.
     began: bool,
+    /// Whether its server keeps anything on it: observers may not.
+    is_kept: bool,
     /// Whether it was spoilt since its history was whole.
     pub(crate) is_spoilt: bool,
     /// Whether it lost its power, and kept parts of a write without what was before them: the server cannot tell that from
@@ -131,8 +133,8 @@ pub(crate) struct Disk {
     pub(crate) is_torn: bool,
     /// The end of the history that was read at the start: a snapshot can be ahead of a log that has lost its end.
     read: Zxid,
-    /// Whether the server counts on it and votes.
-    pub(crate) votes: bool,
+    /// Whether the server counts on it.
+    counts: bool,
 }
 
 fn options(recent: usize, is_new: bool, others: bool) -> StoreOptions {
@@ -180,8 +182,8 @@ impl Disk {
                 why.err().map(|error| error.to_string())
             );
         }
-        self.began = true;
-        self.votes = opened.standing == Standing::Whole;
+        (self.began, self.is_kept) = (true, true);
+        self.counts = opened.standing == Standing::Whole;
         let log = TxnLog::open(opened.dirs.log_dir(), log_options())?.with_marks(opened.marks)?;
         let epochs = opened.epochs.epochs();
         self.current_epoch = epochs.current;
@@ -211,6 +213,7 @@ impl Disk {
     /// A server that keeps nothing starts from nothing.
     pub(crate) fn start_without(&mut self) -> (Tree, Recovered) {
         self.wipe();
+        self.is_kept = false;
         let recovered = Recovered {
             last_seen_config: self.next_config.clone(),
             ..Recovered::default()
@@ -235,7 +238,7 @@ impl Disk {
         if self.open.is_none() {
             // Whatever comes of it: what was acknowledged without a disk is not on this one.
             self.is_spoilt = true;
-            self.votes = false;
+            self.counts = false;
             let files: Arc<dyn FileSystem> = Arc::new(self.sim.clone());
             let (data, log) = ("/data".as_ref(), "/data".as_ref());
             let dirs = DataDirs::open_on(files, data, log, true)?;
@@ -243,7 +246,7 @@ impl Disk {
             let epochs = epochs.with_marks(&marks)?;
             let log = TxnLog::open(dirs.log_dir(), log_options())?.with_marks(marks)?;
             self.open = Some(Open { dirs, epochs, log });
-            self.begins = true;
+            (self.begins, self.is_kept) = (true, true);
         }
         Ok(self.open.as_mut().expect("it was just opened"))
     }
@@ -264,12 +267,22 @@ impl Disk {
             store::trust(&open.dirs, TreeOptions::default())?;
         }
         self.is_spoilt = false;
-        self.votes = true;
+        self.counts = true;
         Ok(())
     }
 
     pub(crate) fn push(&mut self, op: LogOp) {
         self.waiting.push_back(op);
+    }
+
+    /// Whether its server votes with it, in a configuration in which it may.
+    pub(crate) fn votes(&self) -> bool {
+        self.is_kept && self.counts
+    }
+
+    /// Whether it has all that was ever acknowledged with it.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_kept && !self.is_spoilt && !self.is_torn
     }
 
     /// Whether it belongs to a server that keeps one.

@@ -231,7 +231,7 @@ impl World {
     pub(crate) fn can_spare(&self, id: ServerId) -> bool {
         let whole = |voter: ServerId| {
             let node = self.nodes.get(&voter);
-            voter != id && node.is_some_and(|node| !node.disk.is_spoilt && !node.disk.is_torn)
+            voter != id && node.is_some_and(|node| node.disk.is_whole())
         };
         self.configs().all(|config| config.is_quorum(whole))
     }

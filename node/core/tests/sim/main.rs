@@ -205,7 +205,7 @@ fn a_voter_that_has_no_vote_carries_no_configuration() {
             assert!(world.run_until(world.now + 2000, |w| w.clients[0].waits_for() == 0));
             world.peer(leader).last_seen_config().is_voter(kept)
         };
-        assert!(!world.nodes[&wiped].disk.votes);
+        assert!(!world.nodes[&wiped].disk.votes());
         assert!(ask(world), "who has no vote is counted");
         let whole = |w: &World| {
             let mut followers = w.peer(leader).active_learners();

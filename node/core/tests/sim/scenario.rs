@@ -178,8 +178,8 @@ fn heal(world: &mut World) {
 /// Whether too few disks are left for a configuration that a voter goes by: a server lost its disk, and before the leader
 /// knew, it gave the vote of another one away. Nobody but a human can say what is the truth then.
 fn has_lost_its_quorum(world: &World) -> bool {
-    let votes = |id: ServerId| world.nodes.get(&id).is_some_and(|node| node.disk.votes);
-    let voters = world.nodes.values().filter(|node| node.disk.votes);
+    let votes = |id: ServerId| world.nodes.get(&id).is_some_and(|node| node.disk.votes());
+    let voters = world.nodes.values().filter(|node| node.disk.votes());
     let mut members = voters.filter_map(|node| node.member.as_ref());
     members.any(|member| !member.peer().last_seen_config().is_quorum(votes))
 }

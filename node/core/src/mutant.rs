@@ -104,6 +104,8 @@ mutants! {
     ResentThoughCommitted,
     /// A connection that its client has left goes on with the next leader.
     StaysThoughMoved,
+    /// An observer and a voter in different rounds answer each other for ever.
+    VotesForEver,
     /// No bug but a habit of Apache's followers, which a leader has to bear: a proposal is acknowledged before NEWLEADER.
     EarlyAck,
 }

@@ -360,7 +360,7 @@ impl Peer {
         };
         if !is_voter {
             if asks {
-                election.tell(&self.local, from, effects);
+                election.answer(now, &self.local, from, effects);
             }
             return;
         }

@@ -58,6 +58,8 @@ pub(crate) struct Election {
     quiet_since: Time,
     /// Candidates that got no quorum, and until when this server does not vote for them again.
     given_up: BTreeMap<ServerId, Time>,
+    /// What servers without a vote were told last, and until when that will do.
+    answered: BTreeMap<ServerId, (Time, Vote, i64)>,
 }
 
 impl Election {
@@ -82,6 +84,7 @@ impl Election {
             abstain_until,
             quiet_since: now,
             given_up: BTreeMap::new(),
+            answered: BTreeMap::new(),
         };
         local.begin_if_all_are_empty(effects);
         local.tell_standing(effects);
@@ -246,7 +249,10 @@ impl Election {
         // A server that stands back has no candidate, but it has to hear of ours.
         let candidate = local.is_voter(heard.vote.leader) && heard.vote.zxid.0 != -1;
         if heard.round < self.round {
-            self.tell(local, from, effects);
+            // A voter answers whoever asks without a vote, and would do so for ever.
+            if !local.only_observes() || mutant!(VotesForEver) {
+                self.tell(local, from, effects);
+            }
             return None;
         }
         let old = self.received.get(&from).copied();
@@ -446,6 +452,26 @@ impl Election {
         self.decide_at
             .get_or_insert(now.after(local.timing.finalize_wait_ms));
         None
+    }
+
+    /// Answers a server without a vote. Apache's answer each vote of an earlier round than theirs at once, so what it was told
+    /// a moment ago is not told again: it asks once more when its own time comes.
+    pub(crate) fn answer(
+        &mut self,
+        now: Time,
+        local: &Local,
+        to: ServerId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let told = (self.proposal, self.round);
+        let again = now.after(local.timing.resend_min_ms / 2);
+        let last = self.answered.get(&to);
+        let knows =
+            last.is_some_and(|(until, vote, round)| now < *until && (*vote, *round) == told);
+        if !knows || mutant!(VotesForEver) {
+            self.answered.insert(to, (again, told.0, told.1));
+            self.tell(local, to, effects);
+        }
     }
 
     /// Answers one server with this server's vote.

@@ -5,6 +5,9 @@ use node_core::zxid::ServerId;
 
 use crate::world::{End, Event, World};
 
+/// More than this server tells another one in its busiest second.
+const VOTES_A_SECOND: u32 = 100;
+
 impl World {
     /// Whether messages get from one to the other.
     pub(crate) fn connected(&self, from: ServerId, to: ServerId) -> bool {
@@ -143,6 +146,17 @@ impl World {
     /// Now, or when it goes on.
     fn tell(&mut self, node: ServerId, life: u64, input: Input) {
         self.handle(Event::Input { node, life, input });
+    }
+
+    /// However an election goes, servers do not keep each other busy with votes.
+    pub(crate) fn count_vote(&mut self, from: ServerId, to: ServerId) {
+        let second = self.now / 1000;
+        let count = self.votes_told.entry((from, to)).or_default();
+        if count.0 != second {
+            *count = (second, 0);
+        }
+        count.1 += 1;
+        assert!(count.1 < VOTES_A_SECOND, "{from} floods {to} with votes");
     }
 
     /// Who hears nothing through a connection gives it up.

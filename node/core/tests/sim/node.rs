@@ -288,6 +288,7 @@ impl World {
         match effect {
             Effect::Notify { to, notification } => {
                 let (at, sent) = (self.arrival(id, to, false), self.now);
+                self.count_vote(id, to);
                 if let Some(node) = self.nodes.get(&to)
                     && self.connected(id, to)
                 {

@@ -123,6 +123,8 @@ pub(crate) struct World {
     pub(crate) blocked: BTreeSet<(ServerId, ServerId)>,
     /// Directions in which everything takes up to so many milliseconds more.
     pub(crate) slow: BTreeMap<(ServerId, ServerId), u64>,
+    /// How many votes one told another in which second.
+    pub(crate) votes_told: BTreeMap<(ServerId, ServerId), (u64, u32)>,
     /// Votes that were sent before this are lost.
     pub(crate) lost_votes: BTreeMap<(ServerId, ServerId), u64>,
     /// A server that clients like to come to until some time.
@@ -194,6 +196,7 @@ impl World {
             arrivals: BTreeMap::new(),
             blocked: BTreeSet::new(),
             slow: BTreeMap::new(),
+            votes_told: BTreeMap::new(),
             lost_votes: BTreeMap::new(),
             lure: None,
             duplicates: false,

@@ -1,6 +1,7 @@
 //! Connections between servers: delays, partitions, cuts.
 
 use node_core::effect::{Input, LinkId};
+use node_core::proto::election::Notification;
 use node_core::zxid::ServerId;
 
 use crate::world::{End, Event, World};
@@ -148,15 +149,26 @@ impl World {
         self.handle(Event::Input { node, life, input });
     }
 
-    /// However an election goes, servers do not keep each other busy with votes.
-    pub(crate) fn count_vote(&mut self, from: ServerId, to: ServerId) {
-        let second = self.now / 1000;
+    /// One server tells another its vote. However an election goes, they do not keep each other busy with that.
+    pub(crate) fn vote(&mut self, from: ServerId, to: ServerId, notification: Notification) {
+        let (at, sent) = (self.arrival(from, to, false), self.now);
         let count = self.votes_told.entry((from, to)).or_default();
-        if count.0 != second {
-            *count = (second, 0);
+        if count.0 != sent / 1000 {
+            *count = (sent / 1000, 0);
         }
         count.1 += 1;
         assert!(count.1 < VOTES_A_SECOND, "{from} floods {to} with votes");
+        let node = self.nodes.get(&to).filter(|_| self.connected(from, to));
+        let Some(node) = node else {
+            return;
+        };
+        let event = Event::Vote {
+            node: to,
+            life: node.life,
+            sent,
+            input: Input::Notification { from, notification },
+        };
+        self.schedule(at, event);
     }
 
     /// Who hears nothing through a connection gives it up.

@@ -286,26 +286,7 @@ impl World {
 
     fn execute(&mut self, id: ServerId, life: u64, effect: Effect) {
         match effect {
-            Effect::Notify { to, notification } => {
-                let (at, sent) = (self.arrival(id, to, false), self.now);
-                self.count_vote(id, to);
-                if let Some(node) = self.nodes.get(&to)
-                    && self.connected(id, to)
-                {
-                    let input = Input::Notification {
-                        from: id,
-                        notification,
-                    };
-                    let (node, life) = (to, node.life);
-                    let event = Event::Vote {
-                        node,
-                        life,
-                        sent,
-                        input,
-                    };
-                    self.schedule(at, event);
-                }
-            }
+            Effect::Notify { to, notification } => self.vote(id, to, notification),
             Effect::Dial { leader, link } => {
                 let at = self.arrival(id, leader, true);
                 let times = if self.duplicates && self.rng.one_in(2) {

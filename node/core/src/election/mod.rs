@@ -286,6 +286,7 @@ impl Election {
         if local.is_mute() {
             return false;
         }
+        self.take_back(local);
         let mut best = self.best(now, local);
         // A vote stands when who told of it has changed its mind.
         if self.may_elect(now, local, self.proposal) {
@@ -299,6 +300,20 @@ impl Election {
         self.decide_at = None;
         self.tell_all(local, effects);
         true
+    }
+
+    /// Who got a quorum after all is given up no longer: else two servers that wait for each other's votes change theirs with
+    /// every message.
+    fn take_back(&mut self, local: &Local) {
+        let others = self.others().map(|(_, vote)| vote);
+        let with_quorum: Vec<ServerId> = others
+            .filter(|vote| self.given_up.contains_key(&vote.leader))
+            .filter(|vote| self.has_quorum(local, *vote))
+            .map(|vote| vote.leader)
+            .collect();
+        for id in with_quorum {
+            self.given_up.remove(&id);
+        }
     }
 
     fn best(&self, now: Time, local: &Local) -> Vote {
@@ -319,14 +334,13 @@ impl Election {
     /// Whether this server may give a vote. This is the one place that judges candidates.
     fn may_elect(&self, now: Time, local: &Local, vote: Vote) -> bool {
         let id = vote.leader;
-        if vote == self.own {
-            return !self.given_up.contains_key(&id) && !local.avoids(now, id);
+        if self.given_up.contains_key(&id) || local.avoids(now, id) {
+            return false;
         }
-        local.last_seen_config().may_lead(id)
-            && (vote.peer_epoch, vote.zxid) >= (self.own.peer_epoch, self.own.zxid)
-            && local.reaches(id)
-            && !local.avoids(now, id)
-            && (!self.given_up.contains_key(&id) || self.has_quorum(local, vote))
+        vote == self.own
+            || local.last_seen_config().may_lead(id)
+                && (vote.peer_epoch, vote.zxid) >= (self.own.peer_epoch, self.own.zxid)
+                && local.reaches(id)
     }
 
     /// Whether those who vote for it are a quorum together with this server.

@@ -160,9 +160,12 @@ impl Local {
         self.history.move_to_disk();
     }
 
-    /// Whether this server may be elected.
+    /// Whether this server may be elected. A voter of the configuration to come may: it can be the one that has the newest
+    /// history, and quorums of both configurations must want it.
     pub(crate) fn may_stand(&self) -> bool {
-        !self.observer && self.config.is_voter(self.my_id) && self.is_whole()
+        let me = self.my_id;
+        let will_vote = self.next_config.as_ref().is_some_and(|c| c.is_voter(me));
+        (self.config.is_voter(me) && !self.observer || will_vote) && self.is_whole()
     }
 
     /// Whether the servers that have it are a quorum of every configuration that counts.

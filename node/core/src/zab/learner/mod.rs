@@ -14,7 +14,7 @@ use crate::proto::data::SessionTimeout;
 use crate::proto::quorum::{LearnerInfo, PROTOCOL_VERSION, Packet, Proposal};
 use crate::quorum::config::QuorumConfig;
 use crate::timing::Silence;
-use crate::zxid::{ServerId, Time, Zxid};
+use crate::zxid::{Epoch, ServerId, Time, Zxid};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -46,6 +46,8 @@ pub(crate) struct Learner {
     observer: bool,
     link: LinkId,
     state: State,
+    /// What LEADERINFO said. An observer may have heard of a later one, of a leader that came to nothing.
+    epoch: Epoch,
     /// When the leader counts as gone while it brings this server up to date.
     silent_at: Time,
     /// The leader's pings, from when this server is in step with it.
@@ -78,6 +80,7 @@ impl Learner {
             state: State::AwaitingLink {
                 attempts_left: local.timing.dial_attempts,
             },
+            epoch: Epoch(0),
             silent_at: now.after(local.connect_ms()),
             silence: Silence::new(now),
             committed: Zxid::ZERO,
@@ -348,7 +351,7 @@ impl Learner {
     /// Something of the history, or all of it, reached the disk.
     pub(crate) fn flushed(&mut self, now: Time, local: &mut Local, effects: &mut Vec<Effect>) {
         if self.state == State::AwaitingOwnDisk && (local.history.is_durable() || mutant!(Zk4646)) {
-            local.current_epoch = local.accepted_epoch;
+            local.current_epoch = self.epoch;
             if local.keeps_disk {
                 effects.push(Effect::SaveCurrentEpoch(local.current_epoch));
             }

@@ -74,6 +74,7 @@ impl Learner {
                 self.leader
             )));
         }
+        self.epoch = epoch;
         let promised = epoch > local.accepted_epoch;
         if promised {
             local.accepted_epoch = epoch;
@@ -150,10 +151,10 @@ impl Learner {
         config: Option<&[u8]>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Leave> {
-        if epoch != local.accepted_epoch {
-            let accepted = local.accepted_epoch;
+        if epoch != self.epoch {
+            let agreed = self.epoch;
             return Err(Leave::Look(format!(
-                "NEWLEADER of epoch {epoch} where {accepted} was agreed"
+                "NEWLEADER of epoch {epoch} where {agreed} was agreed"
             )));
         }
         if let Some(text) = config.filter(|text| text.len() > 1) {
@@ -167,7 +168,7 @@ impl Learner {
         self.acked = self.committed;
         self.state = State::AwaitingOwnDisk;
         if mutant!(Zk4643) {
-            effects.push(Effect::SaveCurrentEpoch(local.accepted_epoch));
+            effects.push(Effect::SaveCurrentEpoch(self.epoch));
         }
         if mutant!(Zk3911) {
             self.committed = local.history.last();

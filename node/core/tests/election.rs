@@ -9,7 +9,8 @@ use node_core::quorum::config::QuorumConfig;
 use node_core::zxid::{Epoch, ServerId, Time, Zxid};
 
 fn config(voters: &[i64], version: i64) -> QuorumConfig {
-    let lines = (1..=3).map(|id| {
+    let servers = voters.iter().copied().fold(3, i64::max);
+    let lines = (1..=servers).map(|id| {
         let role = if voters.contains(&id) {
             "participant"
         } else {
@@ -41,7 +42,7 @@ fn looking(committed: &[i64], proposed: Option<&[i64]>) -> Peer {
     };
     let mut peer = Peer::new(peer, recovered, Time(0));
     peer.step(Time(0), Input::Tick, &mut Vec::new());
-    for id in [1, 2] {
+    for id in committed.iter().copied().chain([1, 2]) {
         let (id, up) = (ServerId(id), true);
         let input = Input::ElectionLink { peer: id, up };
         peer.step(Time(0), input, &mut Vec::new());
@@ -50,6 +51,10 @@ fn looking(committed: &[i64], proposed: Option<&[i64]>) -> Peer {
 }
 
 fn hear(peer: &mut Peer, from: i64, state: PeerState, leader: i64) -> Vec<Effect> {
+    hear_at(peer, 1, from, state, leader)
+}
+
+fn hear_at(peer: &mut Peer, at_ms: u64, from: i64, state: PeerState, leader: i64) -> Vec<Effect> {
     let notification = Notification {
         state,
         leader: ServerId(leader),
@@ -62,7 +67,7 @@ fn hear(peer: &mut Peer, from: i64, state: PeerState, leader: i64) -> Vec<Effect
     let from = ServerId(from);
     let mut effects = Vec::new();
     peer.step(
-        Time(1),
+        Time(at_ms),
         Input::Notification { from, notification },
         &mut effects,
     );
@@ -77,10 +82,46 @@ fn a_lost_configuration_keeps_nobody_from_joining_the_leader() {
     assert_eq!(peer.leader(), Some(ServerId(1)));
 }
 
+fn answers(effects: &[Effect]) -> bool {
+    effects.iter().any(|e| matches!(e, Effect::Notify { .. }))
+}
+
 #[test]
 fn servers_that_have_a_leader_are_not_answered() {
     let mut peer = looking(&[1, 3], None);
-    let answers = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Notify { .. }));
     assert!(!answers(&hear(&mut peer, 2, PeerState::Observing, 1)));
     assert!(answers(&hear(&mut peer, 2, PeerState::Looking, 2)));
+}
+
+/// One of Apache's in a later round would ask again with every answer.
+#[test]
+fn who_has_no_vote_is_told_the_same_once_in_a_while() {
+    let mut peer = looking(&[1, 3], None);
+    let mut ask = |at_ms| answers(&hear_at(&mut peer, at_ms, 2, PeerState::Looking, 2));
+    assert_eq!(
+        [1, 2, 100, 101, 150].map(&mut ask),
+        [true, false, false, true, false]
+    );
+    // News is told at once.
+    hear_at(&mut peer, 151, 1, PeerState::Looking, 1);
+    assert!(answers(&hear_at(&mut peer, 152, 2, PeerState::Looking, 2)));
+}
+
+/// (The simulator found it: seed 9170 of its mixed scenarios as they were then.)
+#[test]
+fn a_vote_does_not_change_with_every_message() {
+    let mut peer = looking(&[1, 2, 3, 4, 5], None);
+    hear(&mut peer, 5, PeerState::Looking, 5);
+    hear(&mut peer, 4, PeerState::Looking, 4);
+    for at_ms in (50..=1_000).step_by(50) {
+        peer.step(Time(at_ms), Input::Tick, &mut Vec::new());
+    }
+    assert_eq!(peer.vote().leader, ServerId(4), "5 has no quorum");
+    let mut votes = Vec::new();
+    for at_ms in 1_001..1_101 {
+        let leader = if at_ms % 2 == 1 { 5 } else { 4 };
+        hear_at(&mut peer, at_ms, 2, PeerState::Looking, leader);
+        votes.push(peer.vote().leader);
+    }
+    assert_eq!(votes, [ServerId(5); 100]);
 }

@@ -477,6 +477,7 @@ impl Election {
         to: ServerId,
         effects: &mut Vec<Effect>,
     ) {
+        self.answered.retain(|_, (until, ..)| now < *until);
         let told = (self.proposal, self.round);
         let again = now.after(local.timing.resend_min_ms / 2);
         let last = self.answered.get(&to);

@@ -46,7 +46,8 @@ pub(crate) struct Learner {
     observer: bool,
     link: LinkId,
     state: State,
-    /// What LEADERINFO said. An observer may have heard of a later one, of a leader that came to nothing.
+    /// The leader's, once LEADERINFO has said it; before that the one of this server's history. An observer may have heard of
+    /// a later one, of a leader that came to nothing.
     epoch: Epoch,
     /// When the leader counts as gone while it brings this server up to date.
     silent_at: Time,
@@ -80,7 +81,7 @@ impl Learner {
             state: State::AwaitingLink {
                 attempts_left: local.timing.dial_attempts,
             },
-            epoch: Epoch(0),
+            epoch: local.current_epoch,
             silent_at: now.after(local.connect_ms()),
             silence: Silence::new(now),
             committed: Zxid::ZERO,

@@ -36,9 +36,8 @@ const SEEDS: u64 = 4000;
 
 /// Where mutants were found that need many seeds: that one is tried first, unless the table is asked for (`MUTANT_SEEDS`).
 const RARE: &[(Mutant, u64)] = &[
-    (Mutant::GoneFollowersAcks, 1046),
-    (Mutant::ResentAcrossEpochs, 985),
-    (Mutant::StaysThoughMoved, 1308),
+    (Mutant::GoneFollowersAcks, 3805),
+    (Mutant::ResentAcrossEpochs, 832),
 ];
 
 /// What found a mutant.

@@ -24,8 +24,8 @@ pub(crate) struct Counts {
     pub(crate) kept: u64,
     /// Requests that another leader got once more.
     pub(crate) resent: u64,
-    /// The longest time from the end of all faults until all is well.
-    pub(crate) recovery_ms: u64,
+    /// The longest time from the end of all faults until all is well, in milliseconds, and its seed.
+    pub(crate) recovery: (u64, u64),
     /// Runs that ended with fewer disks than a quorum.
     pub(crate) lost_quorums: u64,
 }
@@ -48,7 +48,7 @@ impl Counts {
         self.expired += run.expired;
         self.kept += run.kept;
         self.resent += run.resent;
-        self.recovery_ms = self.recovery_ms.max(run.recovery_ms);
+        self.recovery = self.recovery.max(run.recovery);
         self.lost_quorums += run.lost_quorums;
     }
 }
@@ -59,8 +59,8 @@ impl fmt::Display for Counts {
         writeln!(f, "{} seeds, {hours:.2} simulated hours", self.seeds)?;
         writeln!(
             f,
-            "  {} epochs begun, {} transactions committed, longest recovery {} ms, {} ensembles with too few disks for a quorum at the end",
-            self.elections, self.committed, self.recovery_ms, self.lost_quorums
+            "  {} epochs begun, {} transactions committed, longest recovery {} ms (seed {}), {} ensembles with too few disks for a quorum at the end",
+            self.elections, self.committed, self.recovery.0, self.recovery.1, self.lost_quorums
         )?;
         writeln!(
             f,

@@ -27,6 +27,7 @@ pub(crate) fn run_seed(
     world.trace = traced.then(String::new);
     let result = catch_unwind(AssertUnwindSafe(|| story(&mut world)));
     world.counts.seeds = 1;
+    world.counts.recovery.1 = seed;
     world.counts.ms = world.now;
     world.counts.committed = world.checkers.zxids.len() as u64;
     world.counts.elections = world.checkers.epochs() as u64;

@@ -211,7 +211,7 @@ pub(crate) fn recover(world: &mut World) {
             w.checkers.zxids.len() > before && w.is_healthy()
         });
     }
-    world.counts.recovery_ms = world.counts.recovery_ms.max(world.now - since);
+    world.counts.recovery.0 = world.now - since;
     clients_recover(world);
     world.recorder.check();
 }

@@ -310,14 +310,13 @@ impl Peer {
             self.early.remove(&link);
             effects.push(Effect::CloseLink(link));
         }
-        self.local.avoided.retain(|_, until| now < *until);
         match &mut self.role {
             Role::Looking(_) if self.local.becomes_whole(now, effects) => {
                 self.look(now, "its vote counts again".into(), false, effects);
                 Ok(())
             }
             Role::Looking(election) => {
-                let elected = election.tick(now, &self.local, effects);
+                let elected = election.tick(now, &mut self.local, effects);
                 self.take_part(now, elected, effects);
                 Ok(())
             }

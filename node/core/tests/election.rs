@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use node_core::effect::{Effect, Input};
+use node_core::effect::{Effect, Input, LinkId};
 use node_core::peer::{Peer, PeerConfig, Recovered, Timing};
 use node_core::proto::election::{Notification, PeerState};
 use node_core::quorum::config::QuorumConfig;
@@ -42,8 +42,12 @@ fn looking(committed: &[i64], proposed: Option<&[i64]>) -> Peer {
     };
     let mut peer = Peer::new(peer, recovered, Time(0));
     peer.step(Time(0), Input::Tick, &mut Vec::new());
-    for id in committed.iter().copied().chain([1, 2]) {
-        let (id, up) = (ServerId(id), true);
+    for id in [1, 2]
+        .iter()
+        .chain(committed)
+        .chain(proposed.unwrap_or_default())
+    {
+        let (id, up) = (ServerId(*id), true);
         let input = Input::ElectionLink { peer: id, up };
         peer.step(Time(0), input, &mut Vec::new());
     }
@@ -55,12 +59,25 @@ fn hear(peer: &mut Peer, from: i64, state: PeerState, leader: i64) -> Vec<Effect
 }
 
 fn hear_at(peer: &mut Peer, at_ms: u64, from: i64, state: PeerState, leader: i64) -> Vec<Effect> {
+    hear_vote(peer, at_ms, from, state, (2, 0x1_0000_0004, leader))
+}
+
+/// What `from` says at a time: its state, and for whom it votes (epoch, zxid, and who it is).
+fn hear_vote(
+    peer: &mut Peer,
+    at_ms: u64,
+    from: i64,
+    state: PeerState,
+    (epoch, zxid, leader): (i64, i64, i64),
+) -> Vec<Effect> {
+    let is_looking = state == PeerState::Looking;
     let notification = Notification {
         state,
         leader: ServerId(leader),
-        zxid: Zxid(0x1_0000_0004),
-        round: 7,
-        peer_epoch: Epoch(2),
+        zxid: Zxid(zxid),
+        // A later round than the one that has ended with a leader.
+        round: if is_looking { 9 } else { 7 },
+        peer_epoch: Epoch(epoch),
         version: Notification::VERSION,
         config: peer.config().to_string(),
     };
@@ -124,4 +141,48 @@ fn a_vote_does_not_change_with_every_message() {
         votes.push(peer.vote().leader);
     }
     assert_eq!(votes, [ServerId(5); 100]);
+}
+
+/// For whom a server votes when it looks at the clock.
+fn vote_at(peer: &mut Peer, at_ms: u64) -> i64 {
+    peer.step(Time(at_ms), Input::Tick, &mut Vec::new());
+    peer.vote().leader.0
+}
+
+/// Two servers that had followed each other changed their votes at the same time for ever, as long as both clocks agreed:
+/// each went over to the other at the moment in which it might vote for it again. (Seed 16877, as the simulator was then.)
+#[test]
+fn who_may_be_voted_for_again_is_given_time_to_come_over() {
+    let mut peer = looking(&[1, 2, 3], None);
+    hear(&mut peer, 1, PeerState::Following, 2);
+    hear(&mut peer, 2, PeerState::Leading, 2);
+    assert_eq!(peer.leader(), Some(ServerId(2)));
+    let link = LinkId::dialled(0);
+    peer.step(Time(2), Input::LinkUp(link), &mut Vec::new());
+    peer.step(Time(2), Input::LinkDown(link), &mut Vec::new());
+    assert_eq!((peer.leader(), peer.vote().leader.0), (None, 3));
+    // Server 2 is no worse a candidate, but for its number.
+    let its_own = (1, 0x1_0000_0005, 2);
+    hear_vote(&mut peer, 3, 2, PeerState::Looking, its_own);
+    let again = 2 + Timing::default().avoid_ms;
+    let votes = [again - 1, again, again + 249, again + 250].map(|at| vote_at(&mut peer, at));
+    assert_eq!(votes, [3, 3, 3, 2]);
+}
+
+#[test]
+fn who_is_reached_again_is_given_time_to_come_over() {
+    let mut peer = looking(&[1, 2, 3], None);
+    let link = |up| Input::ElectionLink {
+        peer: ServerId(2),
+        up,
+    };
+    let its_own = (1, 0x1_0000_0005, 2);
+    hear_vote(&mut peer, 1, 2, PeerState::Looking, its_own);
+    peer.step(Time(2), link(false), &mut Vec::new());
+    for at_ms in (50..=1_000).step_by(50) {
+        assert_eq!(vote_at(&mut peer, at_ms), 3);
+    }
+    peer.step(Time(1_000), link(true), &mut Vec::new());
+    let votes = [1_000, 1_249, 1_250].map(|at| vote_at(&mut peer, at));
+    assert_eq!(votes, [3, 3, 2]);
 }

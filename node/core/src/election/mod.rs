@@ -139,7 +139,7 @@ impl Election {
     pub(crate) fn tick(
         &mut self,
         now: Time,
-        local: &Local,
+        local: &mut Local,
         effects: &mut Vec<Effect>,
     ) -> Option<Elected> {
         if self.decide_at.is_some_and(|at| at <= now) {
@@ -149,7 +149,7 @@ impl Election {
             self.abstain_until = None;
             self.own = self.own_vote(local);
         }
-        self.given_up.retain(|_, until| now < *until);
+        self.forgive(now, local);
         if self.gives_up_at(now, local).is_some_and(|at| at <= now) {
             let until = now.after(local.timing.avoid_ms);
             self.given_up.insert(self.proposal.leader, until);
@@ -168,6 +168,18 @@ impl Election {
         self.decide(now, local)
     }
 
+    /// Who was not voted for long enough may be again. Then the votes count anew, and have not stood still yet: two servers
+    /// that have left each other would else go over to each other, each with the other's vote, again and again.
+    fn forgive(&mut self, now: Time, local: &mut Local) {
+        let known = |e: &Self, l: &Local| e.given_up.len() + l.avoided.len();
+        let before = known(self, local);
+        self.given_up.retain(|_, until| now < *until);
+        local.avoided.retain(|_, until| now < *until);
+        if known(self, local) < before {
+            self.quiet_since = now;
+        }
+    }
+
     /// The connection to a server came up or broke.
     pub(crate) fn link(
         &mut self,
@@ -177,6 +189,9 @@ impl Election {
         up: bool,
         effects: &mut Vec<Effect>,
     ) -> Option<Elected> {
+        if up {
+            self.quiet_since = now;
+        }
         let voted = self.reconsider(now, local, effects);
         if up && local.is_voter(peer) && !voted {
             self.tell(local, peer, effects);

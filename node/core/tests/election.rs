@@ -186,3 +186,16 @@ fn who_is_reached_again_is_given_time_to_come_over() {
     let votes = [1_000, 1_249, 1_250].map(|at| vote_at(&mut peer, at));
     assert_eq!(votes, [3, 3, 2]);
 }
+
+/// Server 4 is to become a voter, which server 1 does not know: it stays with itself, though its history is shorter. Server 3 is
+/// one whom both could elect, but nobody votes for it. (Seed 640.)
+#[test]
+fn where_the_best_candidate_is_not_known_to_all_another_offers_itself() {
+    let mut peer = looking(&[1, 2, 3], Some(&[1, 2, 3, 4]));
+    let its_own = (1, 0x1_0000_0005, 4);
+    hear_vote(&mut peer, 1, 4, PeerState::Looking, its_own);
+    assert_eq!(vote_at(&mut peer, 300), 4, "nobody says otherwise");
+    let shorter = (1, 0x1_0000_0001, 1);
+    hear_vote(&mut peer, 301, 1, PeerState::Looking, shorter);
+    assert_eq!([550, 551].map(|at| vote_at(&mut peer, at)), [4, 3]);
+}

@@ -367,17 +367,26 @@ impl Election {
     /// When this server gives up its candidate: that has no quorum, the votes stand still, and there is another candidate
     /// that somebody votes for. Who votes for the best goes first; the others wait for it to come to them.
     fn gives_up_at(&self, now: Time, local: &Local) -> Option<Time> {
-        let id = self.proposal.leader;
-        let is_other = |vote: Vote| vote.leader != id && self.may_elect(now, local, vote);
-        if id == Vote::NOBODY
+        if self.proposal.leader == Vote::NOBODY
             || self.has_quorum(local, self.proposal)
-            || !self.others().any(|(_, vote)| is_other(vote))
+            || !self.has_alternative(now, local)
         {
             return None;
         }
         let is_first = |(from, vote)| vote <= self.proposal || !local.reaches(from);
         let waits = if self.others().all(is_first) { 1 } else { 3 };
         Some(self.quiet_since.after(waits * local.timing.give_up_ms))
+    }
+
+    /// Whether this server could vote for somebody else whom a server votes for, or for itself, where a server stays with a
+    /// worse candidate: that one does not reach the better one, or does not know yet that it has a vote.
+    fn has_alternative(&self, now: Time, local: &Local) -> bool {
+        let id = self.proposal.leader;
+        let is_other = |vote: Vote| ![id, Vote::NOBODY].contains(&vote.leader);
+        let may_elect = |vote: Vote| is_other(vote) && self.may_elect(now, local, vote);
+        let may_stand = may_elect(self.own);
+        self.others()
+            .any(|(_, vote)| may_elect(vote) || may_stand && is_other(vote))
     }
 
     /// A server that has a leader: join if a quorum has the same and the leader says so itself.

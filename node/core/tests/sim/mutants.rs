@@ -36,7 +36,7 @@ const SEEDS: u64 = 4000;
 
 /// Where mutants were found that need many seeds: that one is tried first, unless the table is asked for (`MUTANT_SEEDS`).
 const RARE: &[(Mutant, u64)] = &[
-    (Mutant::GoneFollowersAcks, 3805),
+    (Mutant::GoneFollowersAcks, 786),
     (Mutant::ResentAcrossEpochs, 832),
 ];
 

@@ -378,8 +378,8 @@ impl Election {
         Some(self.quiet_since.after(waits * local.timing.give_up_ms))
     }
 
-    /// Whether this server could vote for somebody else whom a server votes for, or for itself, where a server stays with a
-    /// worse candidate: that one does not reach the better one, or does not know yet that it has a vote.
+    /// Whether this server could vote for somebody else whom a server votes for; or for itself, where a server stays with one
+    /// whom this server may not vote for. That one may not know yet, for example, that the better candidate has a vote.
     fn has_alternative(&self, now: Time, local: &Local) -> bool {
         let id = self.proposal.leader;
         let is_other = |vote: Vote| ![id, Vote::NOBODY].contains(&vote.leader);
